@@ -1,0 +1,7 @@
+"""``python -m wsstream``."""
+
+import sys
+
+from wsstream.cli import main
+
+sys.exit(main())

@@ -1,0 +1,322 @@
+"""The log of one answer, and the cursors that read it.
+
+Live delivery, replay, a second viewer and a slow one are all the same read: an `Attachment` is a cursor behind a
+`SendWindow`, and `Attachment.take` says which chunks may go now. Whoever appends never waits for a viewer and no chunk
+is ever copied for one; a viewer that is behind costs nothing but its number.
+
+A chunk is kept as the inside of its JSON string (see `wsstream.messages`), escaped once, from which every wire builds
+its own messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from wsstream.chunks import Chunk, Delta, Kind, Outcome, StreamState
+from wsstream.errors import ResumeAhead
+from wsstream.flow import SendWindow
+from wsstream.messages import decode_body, encode_body
+from wsstream.stores.base import Store
+
+Span = tuple[int, int]
+"""Chunk ids, both ends included."""
+
+
+class Attachment:
+    """One connection following one stream: a cursor, a window, and somebody to wake."""
+
+    __slots__ = ("_repair", "log", "told", "waiting", "wake", "window")
+
+    def __init__(self, log: ChunkLog, window: SendWindow, wake: Callable[[Attachment], None]) -> None:
+        """``wake`` is called, at most once until the next `take`, when there may be something to take."""
+        self.log = log
+        self.window = window
+        self.wake = wake
+        self.waiting = True
+        self.told = False
+        """Whether the terminal record has been taken."""
+        self._repair: Span | None = None
+
+    def take(self, max_bytes: int) -> Span | None:
+        """The next chunks that may go now, about ``max_bytes`` of them; they count as sent.
+
+        Where the window or the log ends, the attachment is `waiting` again: its `wake` will be called. Where only
+        ``max_bytes`` did, it is not, and the owner takes again. Chunks that were asked for again come first; they
+        are within what was sent, so they move no window.
+        """
+        if self._repair is not None:
+            return self._take_repair(*self._repair, max_bytes)
+        window = self.window
+        totals = self.log.totals
+        first = window.sent + 1
+        last = window.grant(self.log.tail, totals)
+        self.waiting = True
+        if last < first:
+            return None
+        if totals[last] - totals[first - 1] > max_bytes:
+            last = self._cut(first, last, max_bytes)
+            self.waiting = False
+        window.sent = last
+        return first, last
+
+    def _take_repair(self, first: int, last: int, max_bytes: int) -> Span:
+        cut = self._cut(first, last, max_bytes)
+        self._repair = None if cut == last else (cut + 1, last)
+        self.waiting = False
+        return first, cut
+
+    def _cut(self, first: int, last: int, max_bytes: int) -> int:
+        totals = self.log.totals
+        return max(first, bisect_right(totals, totals[first - 1] + max_bytes, first, last + 1) - 1)
+
+    def take_outcome(self) -> Outcome | None:
+        """The terminal record, once, behind the last chunk."""
+        log = self.log
+        if self.told or log.outcome is None or self.window.sent != log.tail or self._repair is not None:
+            return None
+        self.told = True
+        return log.outcome
+
+    def rouse(self) -> None:
+        """Have the owner look again."""
+        if self.waiting:
+            self.waiting = False
+            self.wake(self)
+
+    def on_acked(self) -> None:
+        """The window has moved on."""
+        self.log.on_floor_moved()
+        if self.window.sent < self.log.tail or self.log.outcome is not None:
+            self.rouse()
+
+    def send_again(self, first: int, last: int) -> None:
+        """Send ``first`` … ``last`` again, as far as they were sent, and as many as a window holds."""
+        last = min(last, self.window.sent, first + self.window.limit - 1)
+        if first <= last:
+            self._repair = (first, last)
+            self.rouse()
+
+
+class ChunkLog:
+    """A stream's chunks, append-only, and at the end its one outcome.
+
+    ``tail`` is the last chunk that viewers may see: one whose commit has returned (written before sent).
+    """
+
+    HIGH = 1000
+    LOW = 500
+
+    __slots__ = (
+        "_bodies",
+        "_kinds",
+        "_overhead",
+        "_pending_outcome",
+        "_room",
+        "_room_until",
+        "_store",
+        "_watchers",
+        "attachments",
+        "epoch",
+        "high",
+        "low",
+        "on_deserted",
+        "outcome",
+        "state",
+        "stream_id",
+        "tail",
+        "totals",
+        "wire_cache",
+    )
+
+    def __init__(
+        self,
+        stream_id: str,
+        epoch: str,
+        store: Store,
+        *,
+        overhead: int = 0,
+        high: int = HIGH,
+        low: int = LOW,
+        on_deserted: Callable[[], None] | None = None,
+    ) -> None:
+        """An empty log.
+
+        Args:
+            overhead: bytes that a chunk weighs in a byte window beyond its content.
+            high: chunks that may exist beyond the slowest viewer's ack before `has_room` says no.
+            low: and how far that must fall before it says yes again.
+            on_deserted: called when the last viewer leaves.
+        """
+        self.stream_id = stream_id
+        self.epoch = epoch
+        self.state = StreamState.RUNNING
+        self.outcome: Outcome | None = None
+        self.tail = 0
+        self.totals: Sequence[int] = array("Q", (0,))
+        self.attachments: list[Attachment] = []
+        self.wire_cache: dict[type, Any] = {}
+        """What a wire derives once from this log for all its viewers."""
+        self.high = high
+        self.low = low
+        self.on_deserted = on_deserted
+        self._store = store
+        self._overhead = overhead
+        self._bodies: list[bytes] = []
+        self._kinds = bytearray()
+        self._room: asyncio.Future[None] | None = None
+        self._room_until = high
+        self._pending_outcome: Outcome | None = None
+        self._watchers: list[Callable[[ChunkLog], None]] = []
+
+    def __repr__(self) -> str:
+        return f"<ChunkLog {self.stream_id} {self.state} tail={self.tail} viewers={len(self.attachments)}>"
+
+    def __len__(self) -> int:
+        """Chunks appended, seen or not."""
+        return len(self._bodies)
+
+    @property
+    def weight(self) -> int:
+        """Bytes appended."""
+        return self.totals[-1]
+
+    # -- writing
+
+    def append(self, deltas: Sequence[Delta]) -> None:
+        """Number ``deltas`` and store them; viewers see them when the store has committed.
+
+        Raises:
+            UnicodeEncodeError: a content holds a lone surrogate. Nothing was appended.
+        """
+        bodies = [encode_body(delta.content) for delta in deltas]
+        self.append_bodies(bodies, bytes([delta.kind for delta in deltas]))
+
+    def append_bodies(self, bodies: list[bytes], kinds: bytes) -> None:
+        """As `append`, for contents that are escaped already."""
+        first = len(self._bodies) + 1
+        total = self.totals[-1]
+        for body in bodies:
+            total += len(body) + self._overhead
+            self.totals.append(total)  # type: ignore[attr-defined]
+        self._bodies += bodies
+        self._kinds += kinds
+        last = len(self._bodies)
+        self._store.append(self.stream_id, first, bodies, kinds, lambda: self._on_committed(last))
+
+    def _on_committed(self, last: int) -> None:
+        self.tail = last
+        for attachment in self.attachments:
+            attachment.rouse()
+
+    def finish(self, outcome: Outcome) -> None:
+        """End the log. The first outcome stands; later ones are ignored."""
+        if self._pending_outcome is not None:
+            return
+        self._pending_outcome = outcome
+        self._release_room()
+        self._store.finish(self.stream_id, outcome, self._on_finished)
+
+    def when_finished(self, tell: Callable[[ChunkLog], None]) -> None:
+        """Call ``tell`` when the outcome is there; at once if it is."""
+        if self.outcome is not None:
+            tell(self)
+        else:
+            self._watchers.append(tell)
+
+    def _on_finished(self) -> None:
+        assert self._pending_outcome is not None
+        self.outcome = self._pending_outcome
+        self.state = self.outcome.state
+        watchers, self._watchers = self._watchers, []
+        for tell in watchers:
+            tell(self)
+        for attachment in self.attachments:
+            attachment.rouse()
+
+    # -- reading
+
+    def bodies(self, first: int, last: int) -> list[bytes]:
+        """The bodies of the chunks ``first`` … ``last``."""
+        return self._bodies[first - 1 : last]
+
+    def kinds(self, first: int, last: int) -> bytearray:
+        """Their kinds."""
+        return self._kinds[first - 1 : last]
+
+    def body(self, chunk_id: int) -> bytes:
+        """One body."""
+        return self._bodies[chunk_id - 1]
+
+    def kind(self, chunk_id: int) -> int:
+        """One kind."""
+        return self._kinds[chunk_id - 1]
+
+    def chunks(self, first: int, last: int) -> list[Chunk]:
+        """The chunks ``first`` … ``last``, decoded."""
+        return [
+            Chunk(first + i, decode_body(body), Kind(kind))
+            for i, (body, kind) in enumerate(zip(self.bodies(first, last), self.kinds(first, last), strict=True))
+        ]
+
+    def check_position(self, last_chunk_id: int) -> None:
+        """See that a viewer may go on behind ``last_chunk_id``.
+
+        Raises:
+            ResumeAhead: there is no such chunk (yet).
+        """
+        if last_chunk_id > self.tail:
+            raise ResumeAhead(f"Chunk {last_chunk_id} was asked for, the stream ends at {self.tail}")
+
+    # -- viewers
+
+    def attach(self, window: SendWindow, wake: Callable[[Attachment], None]) -> Attachment:
+        """A new viewer, from behind ``window.sent``."""
+        attachment = Attachment(self, window, wake)
+        self.attachments.append(attachment)
+        self._room_until = min(self._room_until, window.acked + self.high)
+        return attachment
+
+    def detach(self, attachment: Attachment) -> None:
+        """The viewer is gone. The producer no longer waits for it."""
+        if attachment not in self.attachments:
+            return
+        self.attachments.remove(attachment)
+        self.on_floor_moved()
+        if not self.attachments and self.on_deserted is not None:
+            self.on_deserted()
+
+    @property
+    def floor(self) -> int:
+        """The ack of the slowest viewer; the tail where there is none."""
+        return min((a.window.acked for a in self.attachments), default=len(self._bodies))
+
+    # -- room: the producer's side of backpressure
+
+    def has_room(self) -> bool:
+        """Whether the producer may read on. O(1) but for every ``high``-th chunk or so."""
+        if len(self._bodies) < self._room_until:
+            return True
+        self._room_until = self.floor + self.high
+        return len(self._bodies) < self._room_until
+
+    async def wait_room(self) -> None:
+        """Wait until the slowest viewer is less than ``low`` chunks behind, or has left."""
+        if self._pending_outcome is None:
+            self._room = asyncio.get_running_loop().create_future()
+            try:
+                await self._room
+            finally:
+                self._room = None
+
+    def on_floor_moved(self) -> None:
+        """An ack came or a viewer left."""
+        if self._room is not None and len(self._bodies) - self.floor <= self.low:
+            self._release_room()
+
+    def _release_room(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)

@@ -1,0 +1,121 @@
+"""The words of the data path: what a provider yields, what a log keeps, what a viewer is told at the end."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Kind(IntEnum):
+    """What a chunk holds. The number is what stores keep; ``wire`` is its name in messages."""
+
+    TEXT = 0
+    REASONING = 1
+    TOOL_CALL = 2
+    DATA = 3
+    REWIND = 4
+
+    @property
+    def wire(self) -> str:
+        return self.name.lower()
+
+
+class Delta(msgspec.Struct, frozen=True, gc=False):
+    """What a provider yields: a piece of one kind, not yet numbered. ``content`` is never empty."""
+
+    content: str
+    kind: Kind = Kind.TEXT
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """Tokens as the provider counts (and bills) them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Finish(msgspec.Struct, frozen=True, gc=False):
+    """The provider's own end of an answer; nothing follows it.
+
+    ``reason`` is one of `stop`, `length`, `content_filter`, `tool_calls`.
+    """
+
+    reason: str = "stop"
+    usage: Usage | None = None
+
+
+class Chunk(msgspec.Struct, frozen=True, gc=False):
+    """A numbered piece of an answer. Ids of a stream are 1, 2, 3 … without gaps."""
+
+    chunk_id: int
+    content: str
+    kind: Kind = Kind.TEXT
+
+
+class StreamState(StrEnum):
+    """The life of an answer. The last four are final: a stream enters exactly one of them, once."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def final(self) -> bool:
+        return self not in (StreamState.QUEUED, StreamState.RUNNING)
+
+
+class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a cancel did: how far the answer was, how far a viewer was, and how fast the upstream was closed."""
+
+    generated_chunks: int
+    delivered_chunk_id: int
+    upstream_closed_ms: float | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """The one terminal record of a stream. A completed or cancelled stream has a ``finish_reason``, a failed one an
+    ``error_type``. Times are seconds unless the name ends in ``_ms``.
+    """
+
+    state: StreamState
+    final_chunk_id: int
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    ttft_ms: float | None = None
+    elapsed_seconds: float = 0.0
+    tokens_per_second: float = 0.0
+    receipt: Receipt | None = None
+    error_type: str | None = None
+    message: str | None = None
+    recoverable: bool = False
+    retry_after: float | None = None
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    """One turn of a conversation. ``content`` is text, or the provider's own list of parts."""
+
+    role: str
+    content: str | list[dict[str, Any]]
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
+    """What a provider is asked. ``options`` are the settings of `config` that providers understand."""
+
+    messages: list[ChatMessage]
+    model: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    response_format: dict[str, Any] | None = None
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """A stream in a list: enough for a reloaded page to resume it."""
+
+    stream_id: str
+    last_chunk_id: int
+    state: StreamState

@@ -1,0 +1,154 @@
+"""The command line: ``serve`` (the default), ``chat`` and ``bench``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from wsstream import __version__
+from wsstream.config import Config, Setting, load_config, settings
+from wsstream.errors import ConfigError, ConnectionFailed, WsstreamError
+
+if typing.TYPE_CHECKING:
+    from wsstream.server import Server
+
+DEFAULT_URL = "ws://127.0.0.1:8765/ws"
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"wsstream: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status: 0 done, 1 failed, 2 used wrongly."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
+        given.insert(0, "serve")
+    parsed = make_parser().parse_args(given)
+    try:
+        return int(parsed.run(parsed))
+    except ConfigError as error:
+        print(f"wsstream: {error}", file=sys.stderr)
+        return 2
+    except WsstreamError as error:
+        print(f"wsstream: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; documentation is checked against it."""
+    parser = _Parser(prog="wsstream", description="Streams LLM answers over WebSockets.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"wsstream {__version__}")
+    commands = parser.add_subparsers(metavar="serve | chat | bench", required=True)
+    _add_serve(commands)
+    _add_chat(commands)
+    _add_bench(commands)
+    return parser
+
+
+# -- serve
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="run the server (the default)",
+        allow_abbrev=False,
+        description="Run the server. Every option is also a variable: --port is WSSTREAM_PORT.",
+    )
+    serve.add_argument("--config", metavar="FILE", help="a TOML file of these options, written_like_this")
+    for setting in settings():
+        _add_setting(serve, setting)
+    serve.set_defaults(run=_serve)
+
+
+def _add_setting(parser: argparse.ArgumentParser, setting: Setting) -> None:
+    text = setting.description
+    if setting.default is not None:
+        text += f" (default {setting.default})"
+    if typing.get_args(setting.type)[:1] == (bool,):
+        parser.add_argument(setting.flag, dest=setting.name, action=argparse.BooleanOptionalAction, help=text)
+    else:
+        parser.add_argument(setting.flag, dest=setting.name, metavar=_metavar(setting), help=text.replace("%", "%%"))
+
+
+def _metavar(setting: Setting) -> str:
+    kind = setting.type
+    while typing.get_origin(kind) is typing.Annotated:
+        kind = typing.get_args(kind)[0]
+    if isinstance(kind, types.UnionType):
+        kind = typing.get_args(kind)[0]
+    return {int: "N", float: "SECONDS"}.get(kind, "TEXT")
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    flags = {setting.name: getattr(parsed, setting.name) for setting in settings()}
+    config = load_config(flags, os.environ, parsed.config or os.environ.get("WSSTREAM_CONFIG"))
+    _log_to_stderr(config)
+    from wsstream.server import run
+
+    run(config, _announce)
+    return 0
+
+
+def _log_to_stderr(config: Config) -> None:
+    logging.basicConfig(
+        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    # uvicorn tells of every start and stop what wsstream says itself.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+
+
+def _announce(server: Server) -> None:
+    print(f"wsstream {__version__} is ready: {server.url}", flush=True)
+
+
+# -- chat
+
+
+def _add_chat(commands: Any) -> None:
+    chat = commands.add_parser("chat", help="ask from the terminal", allow_abbrev=False)
+    chat.add_argument("prompt", nargs="?", help="one question; without it, a conversation")
+    chat.add_argument("--url", default=DEFAULT_URL, help=f"the server (default {DEFAULT_URL})")
+    chat.add_argument("--model", help="the model to ask")
+    chat.add_argument("--session", metavar="ID", help="continue this session")
+    chat.set_defaults(run=_chat)
+
+
+def _chat(parsed: argparse.Namespace) -> int:
+    from wsstream.terminal import chat
+
+    return asyncio.run(chat(parsed.url, parsed.prompt, parsed.model, parsed.session))
+
+
+# -- bench
+
+
+def _add_bench(commands: Any) -> None:
+    from wsstream.load import add_arguments
+
+    bench = commands.add_parser("bench", help="load a server and measure it", allow_abbrev=False)
+    add_arguments(bench)
+    bench.set_defaults(run=_bench)
+
+
+def _bench(parsed: argparse.Namespace) -> int:
+    from wsstream.load import main as load_main
+
+    return load_main(parsed)
+
+
+__all__ = ["ConnectionFailed", "main", "make_parser"]

@@ -1,0 +1,491 @@
+"""The client end of ``wsstream.v1``: the mirror of `wsstream.protocol.ServerProtocol`, with the same four duties for
+whoever owns the socket.
+
+It outlives connections: its owner calls `connect` for every new socket and `connection_lost` when one is gone, and the
+views of all unfinished streams are resumed where their consumers stand. A chunk counts as processed when its text has
+been *taken* (`View.take`); what was received but not taken is dropped with its connection and comes again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from wsstream import messages as m
+from wsstream.chunks import ChatMessage, Outcome, StreamState
+from wsstream.errors import ErrorType, MalformedMessage, RequestError, UnknownMessage
+from wsstream.flow import AckPacer, Pace
+from wsstream.states import CONNECTION, VIEW, ConnectionInput, ConnectionState, ViewInput, ViewState, step
+
+
+class Piece(NamedTuple):
+    """Text as it came: the chunks ``first`` to ``last`` of one kind. A rewind has the id it goes back to in ``to``."""
+
+    first: int
+    last: int
+    content: str
+    kind: str = "text"
+    to: int | None = None
+
+
+class ClientSettings(msgspec.Struct, frozen=True):
+    """What a client end is configured with."""
+
+    window: int | None = None
+    window_bytes: int | None = None
+    batch: bool = True
+    ack_delay: float = 0.1
+    token: str | None = None
+    client: str = "wsstream-python"
+
+
+class View:
+    """A client's view of one stream, from its request to its end, across connections."""
+
+    __slots__ = (
+        "_pacer",
+        "_pieces",
+        "epoch",
+        "model",
+        "outcome",
+        "received",
+        "request",
+        "resumes",
+        "session_id",
+        "state",
+        "stream_id",
+    )
+
+    def __init__(self, request: m.ChatRequested | None, stream_id: str | None, start: int = 0) -> None:
+        self.request = request
+        self.stream_id = stream_id
+        self.state = ViewState.REQUESTED if stream_id is None else ViewState.LOST
+        self.received = start
+        self.session_id: str | None = None
+        self.epoch: str | None = None
+        self.model: str | None = None
+        self.outcome: Outcome | None = None
+        self.resumes = 0
+        self._pacer = AckPacer(Pace(), start)
+        self._pieces: deque[Piece] = deque()
+
+    def __repr__(self) -> str:
+        return f"<View {self.stream_id} {self.state.name} received={self.received} processed={self.processed}>"
+
+    @property
+    def processed(self) -> int:
+        """The last chunk whose text was taken."""
+        return self._pacer.processed
+
+    @property
+    def acked(self) -> int:
+        """The last chunk that was acknowledged."""
+        return self._pacer.acked
+
+    @property
+    def waiting(self) -> int:
+        """Pieces received and not yet taken."""
+        return len(self._pieces)
+
+
+class Established(NamedTuple):
+    """The server has answered the hello."""
+
+    message: m.ConnectionEstablished
+
+
+class Started(NamedTuple):
+    """The server has a stream for the view's request (again, perhaps)."""
+
+    view: View
+
+
+class Resumed(NamedTuple):
+    """The view goes on after a loss."""
+
+    view: View
+    message: m.StreamResumed
+
+
+class Received(NamedTuple):
+    """The view has pieces to take."""
+
+    view: View
+
+
+class Gap(NamedTuple):
+    """Chunks are missing; the view resumes by itself."""
+
+    view: View
+    expected: int
+    received: int
+
+
+class Ended(NamedTuple):
+    """The view has its outcome; pieces may still wait to be taken."""
+
+    view: View
+
+
+class Told(NamedTuple):
+    """Something else worth knowing: stream_status, going_away, stream_list, error, stream_queued."""
+
+    message: m.ServerMessage
+
+
+class Dead(NamedTuple):
+    """Nothing was heard from the server for too long: close the socket and connect anew."""
+
+
+Event = Established | Started | Resumed | Received | Gap | Ended | Told | Dead
+
+
+class ClientProtocol:
+    """The client end: one session with a server, over any number of connections one after another."""
+
+    __slots__ = (
+        "_events",
+        "_interval",
+        "_last_heard",
+        "_next_beat",
+        "_out",
+        "_requested",
+        "_settings",
+        "_state",
+        "_streams",
+        "_timeout",
+        "_window",
+        "ignored",
+        "session_id",
+    )
+
+    def __init__(self, settings: ClientSettings | None = None, session_id: str | None = None) -> None:
+        self._settings = settings or ClientSettings()
+        self._state = ConnectionState.CLOSED
+        self._events: list[Event] = []
+        self._out: list[bytes] = []
+        self._requested: dict[str, View] = {}
+        self._streams: dict[str, View] = {}
+        self._window = self._settings.window or 50
+        self._interval = self._timeout = float("inf")
+        self._last_heard = 0.0
+        self._next_beat = float("inf")
+        self.session_id = session_id
+        self.ignored = 0
+        """Messages that could not be understood. A newer server may send some."""
+
+    @property
+    def state(self) -> ConnectionState:
+        """Where the connection stands."""
+        return self._state
+
+    # -- the connection
+
+    def connect(self, now: float) -> None:
+        """A new WebSocket is open: greet."""
+        s = self._settings
+        self._state = ConnectionState.GREETING
+        self._out = []
+        self._last_heard = now
+        self._send(
+            m.Hello(
+                token=s.token,
+                session_id=self.session_id,
+                window=s.window,
+                window_bytes=s.window_bytes,
+                batch=s.batch,
+                client=s.client,
+            )
+        )
+
+    def connection_lost(self) -> None:
+        """The WebSocket is gone. What was received and not taken will come again."""
+        self._state = ConnectionState.CLOSED
+        self._out = []
+        self._next_beat = self._interval = self._timeout = float("inf")
+        for view in [*self._requested.values(), *self._streams.values()]:
+            if view.state is not ViewState.ENDED:
+                self._step(view, ViewInput.LOST)
+                self._forget_untaken(view)
+
+    # -- what the application wants
+
+    def chat(
+        self,
+        request_id: str,
+        messages: list[ChatMessage],
+        config: m.ChatConfig | None = None,
+        session_id: str | None = None,
+    ) -> View:
+        """Ask for an answer. ``request_id`` must be new and hard to guess; it is what makes asking twice harmless."""
+        request = m.ChatRequested(request_id=request_id, messages=messages, config=config, session_id=session_id)
+        view = self._requested[request_id] = View(request, None)
+        if self._state is ConnectionState.OPEN:
+            self._send(request)
+        return view
+
+    def follow(self, stream_id: str, last_chunk_id: int = 0, *, snapshot: bool = False) -> View:
+        """Follow a stream that exists, from behind ``last_chunk_id``."""
+        view = self._streams[stream_id] = View(None, stream_id, last_chunk_id)
+        if self._state in (ConnectionState.OPEN, ConnectionState.DRAINING):
+            self._resume(view, snapshot=snapshot)
+        return view
+
+    def take(self, view: View, now: float) -> Piece | None:
+        """The view's next piece, which is thereby processed; None where none waits."""
+        if not view._pieces:
+            return None
+        piece = view._pieces.popleft()
+        self._acknowledge(view, view._pacer.on_processed(piece.last, now))
+        return piece
+
+    def cancel(self, view: View) -> None:
+        """Stop the view's answer, as soon as the server knows of it."""
+        if view.stream_id is not None and self._state in (ConnectionState.OPEN, ConnectionState.DRAINING):
+            self._send(m.CancelStream(stream_id=view.stream_id))
+
+    def drop(self, view: View) -> None:
+        """The application has lost interest: the view is neither resumed nor acknowledged any more."""
+        if view.request is not None:
+            self._requested.pop(view.request.request_id, None)
+        if view.stream_id is not None:
+            self._streams.pop(view.stream_id, None)
+
+    def list_streams(self) -> None:
+        """Ask for the session's streams; the answer is a `Told`."""
+        self._send(m.ListStreams())
+
+    # -- messages in
+
+    def receive_message(self, data: bytes | str, now: float) -> None:
+        """Take one text message. Never raises: what cannot be understood is counted and left alone."""
+        self._last_heard = now
+        try:
+            message = m.decode_server(data)
+        except (MalformedMessage, UnknownMessage):
+            self.ignored += 1
+            return
+        _CLIENT_HANDLERS.get(type(message), ClientProtocol._on_other)(self, message, now)
+
+    def events_received(self) -> list[Event]:
+        """What has happened, in order; each is returned once."""
+        events, self._events = self._events, []
+        return events
+
+    def _on_established(self, message: m.ConnectionEstablished, now: float) -> None:
+        self._state = ConnectionState.OPEN
+        self.session_id = message.session_id
+        self._window = message.window
+        self._interval = message.heartbeat_interval
+        self._timeout = message.heartbeat_timeout
+        self._next_beat = now + self._interval
+        self._events.append(Established(message))
+        for view in self._requested.values():
+            if view.request is not None:
+                self._send(view.request)
+        for view in self._streams.values():
+            if view.state is ViewState.LOST:
+                self._resume(view)
+
+    def _on_start(self, message: m.StreamStart, now: float) -> None:
+        view = self._requested.pop(message.request_id, None)
+        if view is None:
+            return
+        self._step(view, ViewInput.START)
+        view.stream_id = message.stream_id
+        view.session_id = message.session_id
+        view.epoch = message.epoch
+        view.model = message.model
+        self._streams[message.stream_id] = view
+        self._set_pace(view, message.window)
+        self._events.append(Started(view))
+
+    def _on_resumed(self, message: m.StreamResumed, now: float) -> None:
+        view = self._streams.get(message.stream_id)
+        if view is None or view.state is ViewState.ENDED or message.last_chunk_id != view.processed:
+            return
+        self._step(view, ViewInput.RESUMED)
+        view.epoch = message.epoch
+        view.resumes += 1
+        self._set_pace(view, message.window)
+        self._events.append(Resumed(view, message))
+
+    def _on_chunk(self, message: m.ContentChunk, now: float) -> None:
+        self._take_in(message.stream_id, Piece(message.chunk_id, message.chunk_id, message.content, message.kind))
+
+    def _on_batch(self, message: m.ChunkBatch, now: float) -> None:
+        piece = Piece(message.first_chunk_id, message.last_chunk_id, message.content, message.kind)
+        self._take_in(message.stream_id, piece)
+
+    def _on_rewind(self, message: m.StreamRewind, now: float) -> None:
+        piece = Piece(message.chunk_id, message.chunk_id, "", "rewind", message.to_chunk_id)
+        self._take_in(message.stream_id, piece)
+
+    def _take_in(self, stream_id: str, piece: Piece) -> None:
+        view = self._streams.get(stream_id)
+        if view is None or view.state is not ViewState.STREAMING or piece.last <= view.received:
+            return  # dropped, waiting for its resume, or a duplicate
+        if piece.first != view.received + 1:
+            self._on_gap(view, piece.first)
+            return
+        view.received = piece.last
+        view._pieces.append(piece)
+        self._events.append(Received(view))
+
+    def _on_gap(self, view: View, received: int) -> None:
+        self._events.append(Gap(view, view.received + 1, received))
+        self._step(view, ViewInput.LOST)
+        self._forget_untaken(view)
+        self._resume(view)
+
+    def _on_end(self, message: m.StreamComplete | m.StreamFailed, now: float) -> None:
+        view = self._streams.get(message.stream_id)
+        if view is None or view.state is not ViewState.STREAMING:
+            return
+        outcome = _outcome(message)
+        if outcome.final_chunk_id != view.received:
+            self._on_gap(view, outcome.final_chunk_id + 1)
+            return
+        self._end(view, outcome)
+
+    def _on_error(self, message: m.Error, now: float) -> None:
+        view = self._requested.get(message.request_id or "") or self._streams.get(message.stream_id or "")
+        passing = message.error_type == ErrorType.CAPACITY and message.recoverable
+        if view is not None and view.state is not ViewState.ENDED and not passing:
+            self._end(
+                view,
+                Outcome(
+                    state=StreamState.FAILED,
+                    final_chunk_id=view.received,
+                    error_type=message.error_type,
+                    message=message.message,
+                    recoverable=message.recoverable,
+                    retry_after=message.retry_after,
+                ),
+            )
+        self._events.append(Told(message))
+
+    def _on_going_away(self, message: m.GoingAway, now: float) -> None:
+        if self._state is ConnectionState.OPEN:
+            self._state = step(CONNECTION, self._state, ConnectionInput.DRAIN)
+        self._events.append(Told(message))
+
+    def _on_heartbeat(self, message: m.Heartbeat, now: float) -> None:
+        self._send(m.HeartbeatAck(timestamp=message.timestamp))
+
+    def _on_heartbeat_ack(self, message: m.HeartbeatAck, now: float) -> None:
+        """A sign of life, which every message is."""
+
+    def _on_other(self, message: m.ServerMessage, now: float) -> None:
+        self._events.append(Told(message))
+
+    # -- messages out, time
+
+    def messages_to_send(self) -> list[bytes]:
+        """Messages to send now; each is returned once."""
+        out, self._out = self._out, []
+        return out
+
+    def get_timer(self) -> float | None:
+        """When `handle_timer` wants to be called; None for never."""
+        deadlines = [view._pacer.deadline for view in self._streams.values() if view._pacer.deadline is not None]
+        soonest = min([self._next_beat, self._last_heard + self._timeout, *deadlines])
+        return None if soonest == float("inf") else soonest
+
+    def handle_timer(self, now: float) -> None:
+        """Act on what is due at ``now``; early calls do nothing."""
+        if self._state is ConnectionState.CLOSED:
+            return
+        for view in list(self._streams.values()):
+            self._acknowledge(view, view._pacer.on_time(now))
+        if now - self._last_heard >= self._timeout:
+            self._timeout = float("inf")
+            self._events.append(Dead())
+        elif now >= self._next_beat:
+            self._next_beat = now + self._interval
+            self._send(m.Heartbeat(timestamp=now))
+
+    # -- helpers
+
+    def _send(self, message: m.ClientMessage) -> None:
+        self._out.append(m.encode(message))
+
+    def _step(self, view: View, happened: ViewInput) -> None:
+        view.state = step(VIEW, view.state, happened)
+
+    def _resume(self, view: View, *, snapshot: bool = False) -> None:
+        assert view.stream_id is not None
+        self._send(
+            m.ResumeStream(stream_id=view.stream_id, last_chunk_id=view.processed, epoch=view.epoch, snapshot=snapshot)
+        )
+        view._pacer.take()  # protocol.md, rule 5: the resume has acknowledged everything processed
+
+    def _forget_untaken(self, view: View) -> None:
+        view._pieces.clear()
+        view.received = view.processed
+
+    def _set_pace(self, view: View, window: int) -> None:
+        pace = Pace(self._settings.ack_delay, max(1, window // 2))
+        view._pacer = AckPacer(pace, view.processed)
+
+    def _acknowledge(self, view: View, chunk_id: int | None) -> None:
+        if chunk_id is None or view.stream_id is None:
+            return
+        # Not while the view is lost: the coming resume says the same (protocol.md, rule 5).
+        if view.state is not ViewState.LOST and self._state is not ConnectionState.CLOSED:
+            self._send(m.ChunkAck(chunk_id=chunk_id, stream_id=view.stream_id))
+        if view.state is ViewState.ENDED and not view._pieces:
+            self.drop(view)
+
+    def _end(self, view: View, outcome: Outcome) -> None:
+        self._step(view, ViewInput.END)
+        view.outcome = outcome
+        if view.request is not None:
+            self._requested.pop(view.request.request_id, None)
+        if view.processed == view.received:
+            self._acknowledge(view, view._pacer.take())
+            self.drop(view)
+        self._events.append(Ended(view))
+
+
+def _outcome(message: m.StreamComplete | m.StreamFailed) -> Outcome:
+    if isinstance(message, m.StreamFailed):
+        return Outcome(
+            state=StreamState.FAILED,
+            final_chunk_id=message.last_chunk_id,
+            error_type=message.error_type,
+            message=message.message,
+            recoverable=message.recoverable,
+            retry_after=message.retry_after,
+        )
+    return Outcome(
+        state=StreamState.CANCELLED if message.finish_reason == "cancelled" else StreamState.COMPLETE,
+        final_chunk_id=message.final_chunk_id,
+        finish_reason=message.finish_reason,
+        usage=message.usage,
+        ttft_ms=message.ttft_ms,
+        elapsed_seconds=message.elapsed_seconds or 0.0,
+        tokens_per_second=message.tokens_per_second or 0.0,
+        receipt=message.receipt,
+    )
+
+
+_CLIENT_HANDLERS: dict[type, Callable[[ClientProtocol, Any, float], None]] = {
+    m.ConnectionEstablished: ClientProtocol._on_established,
+    m.StreamStart: ClientProtocol._on_start,
+    m.StreamResumed: ClientProtocol._on_resumed,
+    m.ContentChunk: ClientProtocol._on_chunk,
+    m.ChunkBatch: ClientProtocol._on_batch,
+    m.StreamRewind: ClientProtocol._on_rewind,
+    m.StreamComplete: ClientProtocol._on_end,
+    m.StreamFailed: ClientProtocol._on_end,
+    m.Error: ClientProtocol._on_error,
+    m.GoingAway: ClientProtocol._on_going_away,
+    m.Heartbeat: ClientProtocol._on_heartbeat,
+    m.HeartbeatAck: ClientProtocol._on_heartbeat_ack,
+}
+
+__all__ = ["ClientProtocol", "ClientSettings", "Event", "Piece", "RequestError", "View"]

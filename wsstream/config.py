@@ -1,0 +1,162 @@
+"""Everything that can be set, in one frozen `Config`.
+
+Each field is a flag (``--heartbeat-interval``), a variable (``WSSTREAM_HEARTBEAT_INTERVAL``) and a key of the TOML file
+(``heartbeat_interval``). Flags win over variables, variables over the file, the file over the default.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from wsstream.errors import ConfigError
+from wsstream.protocol import ServerSettings
+
+ENV_PREFIX = "WSSTREAM_"
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+Bytes = Annotated[int, Meta(ge=1, le=2**40)]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """A server's settings. Times are seconds, sizes bytes."""
+
+    host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 picks a free one")] = 8765
+    provider: Annotated[
+        str | None, Meta(description="demo, openai or module:attribute; openai when OPENAI_API_KEY is set, else demo")
+    ] = None
+    model: Annotated[str | None, Meta(description="model to use where a request names none")] = None
+    base_url: Annotated[str | None, Meta(description="an OpenAI-compatible server; OPENAI_BASE_URL otherwise")] = None
+    store: Annotated[str, Meta(description="where logs live: memory:")] = "memory:"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="how much to log")] = "info"
+
+    window: Annotated[Count, Meta(description="chunks in flight per viewer where the client asks for no other")] = 50
+    window_bytes: Annotated[Bytes, Meta(description="bytes in flight per viewer")] = 256 * 1024
+    max_window: Annotated[Count, Meta(description="the widest chunk window a client may ask for")] = 1000
+    max_window_bytes: Annotated[Bytes, Meta(description="the widest byte window a client may ask for")] = 1024 * 1024
+    adaptive_window: Annotated[bool, Meta(description="move windows by ack rate and round trip")] = False
+    high_water: Annotated[Count, Meta(description="chunks beyond the slowest viewer at which a provider waits")] = 1000
+    low_water: Annotated[Count, Meta(description="and at which it is read on")] = 500
+
+    max_running_streams: Annotated[Count, Meta(description="answers running at once")] = 1000
+    max_streams: Annotated[Count, Meta(description="running streams one connection may follow")] = 16
+    max_connections: Annotated[Count, Meta(description="WebSockets open at once")] = 10_000
+    max_message_bytes: Annotated[Bytes, Meta(description="the largest message read from a client")] = 64 * 1024
+    max_stream_chunks: Annotated[Count, Meta(description="the longest answer, in chunks")] = 1_000_000
+    max_stream_bytes: Annotated[Bytes, Meta(description="the longest answer, in bytes kept")] = 256 * 1024 * 1024
+
+    hello_timeout: Annotated[Seconds, Meta(description="for a connection's first message")] = 10.0
+    heartbeat_interval: Annotated[Seconds, Meta(description="between heartbeats")] = 10.0
+    heartbeat_timeout: Annotated[Seconds, Meta(description="of silence, after which a peer is dead")] = 25.0
+    first_token_timeout: Annotated[Seconds, Meta(description="for a provider's first token")] = 30.0
+    chunk_timeout: Annotated[Seconds, Meta(description="between a provider's tokens")] = 30.0
+    orphan_grace: Annotated[Seconds, Meta(description="an answer goes on without any viewer")] = 60.0
+    retention: Annotated[Seconds, Meta(description="an ended stream can be resumed")] = 600.0
+    max_retained: Annotated[Count, Meta(description="ended streams kept at once, the newest")] = 10_000
+    max_retained_bytes: Annotated[Bytes, Meta(description="bytes of ended streams kept at once")] = 256 * 1024 * 1024
+    drain_timeout: Annotated[
+        Annotated[float, Meta(gt=0, le=3600)], Meta(description="running answers get to end after SIGTERM")
+    ] = 10.0
+    listeners: Annotated[int, Meta(ge=1, le=64, description="listening sockets, to accept storms quickly")] = 16
+
+    def __post_init__(self) -> None:
+        """Check what no single field can.
+
+        Raises:
+            ConfigError: two fields contradict each other.
+        """
+        if self.heartbeat_timeout < 2 * self.heartbeat_interval:
+            raise ConfigError("heartbeat_timeout must be at least twice heartbeat_interval")
+        if self.low_water > self.high_water:
+            raise ConfigError("low_water must not be above high_water")
+        if self.window > self.max_window:
+            raise ConfigError("window must not be above max_window")
+        if self.window_bytes > self.max_window_bytes:
+            raise ConfigError("window_bytes must not be above max_window_bytes")
+
+    def protocol(self) -> ServerSettings:
+        """The part that the protocol core works with."""
+        names = [field.name for field in msgspec.structs.fields(ServerSettings)]
+        return ServerSettings(**{name: getattr(self, name) for name in names if hasattr(self, name)})
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One field, for those who make flags or documentation of them."""
+
+    name: str
+    type: Any
+    default: Any
+    description: str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return ENV_PREFIX + self.name.upper()
+
+
+def settings() -> list[Setting]:
+    """All fields of `Config`, in their order."""
+    hints = get_type_hints(Config, include_extras=True)
+    return [
+        Setting(field.name, hints[field.name], field.default, _description(hints[field.name]))
+        for field in msgspec.structs.fields(Config)
+    ]
+
+
+def _description(hint: Any) -> str:
+    return next((part.description for part in hint.__metadata__ if part.description), "")
+
+
+def load_config(flags: Mapping[str, Any], environ: Mapping[str, str], file: str | None = None) -> Config:
+    """The configuration that these three sources make together.
+
+    Args:
+        flags: values by field name; None means not given.
+        environ: the process's variables.
+        file: path of a TOML file.
+
+    Raises:
+        ConfigError: a value is wrong; the message names the flag, variable or key.
+    """
+    values: dict[str, Any] = {}
+    known = {setting.name: setting for setting in settings()}
+    for key, value in _read_file(file).items():
+        if key not in known:
+            raise ConfigError(f"{file}: {key}: there is no such setting")
+        values[key] = _convert(value, known[key], f"{file}: {key}")
+    for setting in known.values():
+        text = environ.get(setting.variable)
+        if text:
+            values[setting.name] = _convert(text, setting, setting.variable)
+    for name, value in flags.items():
+        if value is not None:
+            values[name] = _convert(value, known[name], known[name].flag)
+    return Config(**values)
+
+
+def _read_file(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config: {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config: {path}: {error}") from error
+
+
+def _convert(value: Any, setting: Setting, source: str) -> Any:
+    try:
+        return msgspec.convert(value, type=setting.type, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {error}, got {value!r}") from error

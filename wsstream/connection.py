@@ -1,0 +1,548 @@
+"""The socket of the native wire: bytes in, the protocol core's events carried out, one write per loop tick.
+
+`websockets`' Sans-I/O protocol does the handshake and the frames that come in; frames that go out are ready-made
+(`wsstream.frames`). A connection has no task, no queue and no timer of its own: it acts when bytes come, when a log
+rouses one of its attachments, and when the shared `Flusher` or `TimerWheel` calls. It ends with its transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+import msgspec
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol as WebSocket
+from websockets.typing import Subprotocol
+
+from wsstream import messages as m
+from wsstream.chunklog import Attachment, ChunkLog
+from wsstream.chunks import StreamInfo
+from wsstream.errors import BadRequest, Capacity, CloseCode, RequestError, ResumeAhead
+from wsstream.flow import SendWindow
+from wsstream.frames import FrameBook, text_frame
+from wsstream.protocol import SUBPROTOCOL, ServerProtocol, ServerSettings
+from wsstream.registry import ConnectionInfo, Registry
+from wsstream.states import ConnectionState
+from wsstream.ticks import Flusher, TimerWheel
+
+logger = logging.getLogger(__name__)
+# What a hostile peer sends must not fill the log: the library would write a record for every broken handshake.
+frames_logger = logging.getLogger("wsstream.websocket")
+frames_logger.setLevel(logging.CRITICAL)
+
+PATHS = ("/ws", "/")
+WRITE_HIGH = 32 * 1024
+"""Bytes the transport may hold back before chunks wait in their log instead."""
+WRITE_SLICE = 16 * 1024
+"""Bytes of chunks per write, so that a client that stops reading is noticed soon."""
+SEND_BUFFER = 64 * 1024
+NOTSENT_LOWAT = 16 * 1024
+"""Kernel memory that a client which does not read can hold (tcp(7), socket(7))."""
+MAX_HELD_CONTROL = 64 * 1024
+"""Bytes of control messages kept for a client that does not read; one that provokes more is closed."""
+MAX_FRAGMENTS = 64
+CLOSE_TIMEOUT = 2.0
+"""Seconds between our close frame and the end of patience."""
+TCP_NOTSENT_LOWAT = 25  # socket has no name for it in Python 3.11
+
+
+class StreamLike(Protocol):
+    """A stream as a connection sees it."""
+
+    @property
+    def stream_id(self) -> str: ...
+
+    @property
+    def info(self) -> StreamInfo: ...
+
+    log: ChunkLog
+    record: Any
+
+
+class StreamsLike(Protocol):
+    """All streams, as a connection sees them: `wsstream.streams.Streams`."""
+
+    def start(self, session_id: str, asked: m.ChatRequested) -> StreamLike: ...
+
+    def get(self, stream_id: str) -> StreamLike: ...
+
+    def of_session(self, session_id: str) -> Sequence[StreamLike]: ...
+
+    def running_in(self, session_id: str) -> list[StreamInfo]: ...
+
+    def attach(self, stream: Any, window: SendWindow, wake: Any) -> Attachment: ...
+
+    def cancel(self, stream: Any) -> None: ...
+
+
+class Hub:
+    """What the connections of one server share."""
+
+    __slots__ = ("flusher", "loop", "registry", "settings", "streams", "wheel")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, settings: ServerSettings, streams: StreamsLike, registry: Registry
+    ) -> None:
+        self.loop = loop
+        self.settings = settings
+        self.streams = streams
+        self.registry = registry
+        self.flusher = Flusher(loop)
+        self.wheel = TimerWheel(loop)
+
+
+class NativeConnection(asyncio.Protocol):
+    """One socket that speaks ``wsstream.v1``."""
+
+    __slots__ = (
+        "_attachments",
+        "_bytes_sent",
+        "_connected_at",
+        "_control",
+        "_core",
+        "_fragments",
+        "_gone",
+        "_hub",
+        "_marked",
+        "_messages_received",
+        "_paused",
+        "_ready",
+        "_transport",
+        "_user_id",
+        "_websocket",
+        "connection_id",
+        "session_id",
+        "slot",
+    )
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._transport: asyncio.Transport
+        self._websocket = WebSocket(
+            max_size=hub.settings.max_message_bytes,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            select_subprotocol=_select_subprotocol,
+            logger=frames_logger,
+        )
+        self._core: ServerProtocol | None = None
+        self._attachments: dict[str, Attachment] = {}
+        self._ready: list[Attachment] = []
+        self._control: list[bytes] = []
+        self._fragments: list[bytes] = []
+        self._marked = False
+        self._paused = False
+        self._gone = False
+        self._bytes_sent = 0
+        self._messages_received = 0
+        self._connected_at = time.time()
+        self._user_id: str | None = None
+        self.connection_id = "c_" + secrets.token_urlsafe(16)
+        self.session_id: str | None = None
+        self.slot = 0
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take over the socket; the upgrade request is the next data received."""
+        self._transport = transport = cast(asyncio.Transport, transport)
+        transport.set_write_buffer_limits(high=WRITE_HIGH)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+
+    def data_received(self, data: bytes) -> None:
+        """Read frames and act on them."""
+        websocket = self._websocket
+        websocket.receive_data(data)
+        try:
+            for event in websocket.events_received():
+                if type(event) is Frame:
+                    self._on_frame(event)
+                elif type(event) is Request:
+                    self._on_request(event)
+        except Exception:
+            logger.exception("connection %s: failed unexpectedly", self.connection_id)
+            self.close(CloseCode.INTERNAL_ERROR, "internal error")
+        self._carry_out()
+        self._write_websocket()
+
+    def eof_received(self) -> None:
+        """The peer will send nothing more; that is an end, as WebSocket has no half-open conversations."""
+        self._websocket.receive_eof()
+        self._write_websocket()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone: let go of everything. The streams live on."""
+        self._gone = True
+        self._hub.wheel.remove(self)
+        self._hub.registry.remove(self)
+        for attachment in list(self._attachments.values()):
+            self._detach(attachment)
+        self._ready.clear()
+        self._control.clear()
+
+    def pause_writing(self) -> None:
+        """The client does not read: its chunks wait in their logs from now on."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._paused = False
+        if self._ready or self._control:
+            self._mark()
+
+    # -- the handshake
+
+    def _on_request(self, request: Request) -> None:
+        websocket = self._websocket
+        if request.path.partition("?")[0] not in PATHS:
+            websocket.send_response(websocket.reject(404, "There is nothing here.\n"))
+            return
+        response = websocket.accept(request)
+        if response.status_code == 101 and not self._hub.registry.admit(self):
+            response = websocket.reject(503, "Server at capacity, try again later.\n")
+            response.headers["Retry-After"] = "1"
+        websocket.send_response(response)
+        if websocket.state is State.OPEN:
+            self._open(request)
+
+    def _open(self, request: Request) -> None:
+        offered = self._websocket.subprotocol == SUBPROTOCOL
+        self._core = ServerProtocol(self._hub.settings, time.monotonic(), batch=offered)
+        if not offered and request.headers.get("Sec-WebSocket-Protocol"):
+            self.close(CloseCode.UNKNOWN_VERSION, f"this server speaks {SUBPROTOCOL}")
+        self._schedule()
+
+    # -- frames in
+
+    def _on_frame(self, frame: Frame) -> None:
+        if self._core is None or self._core.close is not None:
+            return
+        opcode = frame.opcode
+        if opcode is Opcode.TEXT and frame.fin:
+            self._on_message(frame.data)
+        elif opcode is Opcode.TEXT or opcode is Opcode.CONT:
+            self._on_fragment(frame)
+        elif opcode is Opcode.BINARY:
+            self.close(CloseCode.UNSUPPORTED_DATA, "messages are text")
+        else:
+            self._core.receive_life(time.monotonic())
+
+    def _on_fragment(self, frame: Frame) -> None:
+        self._fragments.append(bytes(frame.data))
+        if len(self._fragments) > MAX_FRAGMENTS:
+            self.close(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+        elif frame.fin:
+            data = b"".join(self._fragments)
+            self._fragments.clear()
+            self._on_message(data)
+
+    def _on_message(self, data: bytes | bytearray | memoryview) -> None:
+        assert self._core is not None
+        if not isinstance(data, bytes):
+            data = bytes(data)
+        self._messages_received += 1
+        if not data.isascii() and not _is_utf8(data):
+            self.close(CloseCode.INVALID_DATA, "not UTF-8")
+            return
+        self._core.receive_message(data, time.monotonic())
+        for event in self._core.events_received():
+            self._on_event(event)
+
+    def _on_event(self, event: m.ClientMessage) -> None:
+        if type(event) is m.ChunkAck:
+            attachment = self._attachments.get(event.stream_id or "")
+            if attachment is not None:
+                attachment.on_acked()
+            return
+        assert self._core is not None
+        try:
+            _HANDLERS[type(event)](self, self._core, event)
+        except RequestError as error:
+            self._refuse(event, error)
+
+    def _refuse(self, event: m.ClientMessage, error: RequestError) -> None:
+        assert self._core is not None
+        self._core.refuse(
+            error, request_id=getattr(event, "request_id", None), stream_id=getattr(event, "stream_id", None)
+        )
+
+    # -- what clients ask for
+
+    def _on_hello(self, core: ServerProtocol, hello: m.Hello) -> None:
+        self.session_id = hello.session_id or "ses_" + secrets.token_urlsafe(16)
+        self._user_id = hello.user_id
+        core.establish(self.connection_id, self.session_id, self._hub.streams.running_in(self.session_id))
+        self._schedule()
+
+    def _on_chat(self, core: ServerProtocol, asked: m.ChatRequested) -> None:
+        assert self.session_id is not None
+        try:
+            stream = self._hub.streams.start(asked.session_id or self.session_id, asked)
+        except Capacity as error:
+            self._on_capacity(core, asked, error)
+            return
+        record = stream.record
+        window = core.start_stream(
+            asked.request_id,
+            stream.stream_id,
+            session_id=record.session_id,
+            epoch=record.epoch,
+            model=record.model,
+            timestamp=record.created,
+        )
+        self._follow(stream, window)
+
+    def _on_capacity(self, core: ServerProtocol, asked: m.ChatRequested, error: Capacity) -> None:
+        """Close with 1013, but for a connection that is following other answers: those are not to be disturbed."""
+        if any(attachment.log.outcome is None for attachment in self._attachments.values()):
+            core.refuse(error, request_id=asked.request_id, close=False)
+        else:
+            core.refuse(error, request_id=asked.request_id)
+
+    def _on_resume(self, core: ServerProtocol, asked: m.ResumeStream) -> None:
+        stream = self._stream_to_resume(asked)
+        log = stream.log
+        if asked.epoch is not None and asked.epoch != log.epoch:
+            raise ResumeAhead("This epoch is not of this stream")
+        log.check_position(asked.last_chunk_id)
+        window = core.resume_stream(asked, stream.stream_id, tail=log.tail, epoch=log.epoch, state=log.state)
+        self._follow(stream, window)
+
+    def _stream_to_resume(self, asked: m.ResumeStream) -> StreamLike:
+        if asked.stream_id is not None:
+            return self._hub.streams.get(asked.stream_id)
+        assert self.session_id is not None
+        streams = self._hub.streams.of_session(self.session_id)
+        running = [stream for stream in streams if not stream.log.state.final]
+        if len(running) == 1 or len(streams) == 1:
+            return (running or streams)[0]
+        raise BadRequest("stream_id is needed: the session does not have exactly one stream")
+
+    def _on_request_chunks(self, core: ServerProtocol, asked: m.RequestChunks) -> None:
+        assert asked.stream_id is not None
+        if asked.to_chunk_id < asked.from_chunk_id:
+            raise BadRequest("to_chunk_id is before from_chunk_id")
+        stream = self._hub.streams.get(asked.stream_id)
+        window = core.window_of(asked.stream_id)
+        if asked.from_chunk_id > window.sent:
+            raise ResumeAhead(f"Only chunks up to {window.sent} were sent on this connection")
+        attachment = self._attachments.get(asked.stream_id)
+        if attachment is None:  # the stream has ended here; its chunks can still be sent again
+            attachment = self._attachments[asked.stream_id] = self._hub.streams.attach(stream, window, self._on_roused)
+            attachment.told = True
+        attachment.send_again(asked.from_chunk_id, asked.to_chunk_id)
+
+    def _on_cancel(self, core: ServerProtocol, asked: m.CancelStream) -> None:
+        assert asked.stream_id is not None
+        stream = self._hub.streams.get(asked.stream_id)
+        self._hub.streams.cancel(stream)
+        if asked.stream_id not in self._attachments:
+            # Whoever follows the stream reads its end in its place; this canceller does not, or has read it already.
+            stream.log.when_finished(self._tell_end)
+
+    def _tell_end(self, log: ChunkLog) -> None:
+        if not self._gone:
+            assert log.outcome is not None
+            self._control.append(m.encode(m.outcome_message(log.stream_id, log.outcome)))
+            self._mark()
+
+    def _on_list(self, core: ServerProtocol, asked: m.ListStreams) -> None:
+        assert self.session_id is not None
+        core.list_streams([stream.info for stream in self._hub.streams.of_session(self.session_id)])
+
+    def _on_history(self, core: ServerProtocol, asked: m.GetHistory) -> None:
+        raise BadRequest("get_history is not supported")
+
+    # -- attachments
+
+    def _follow(self, stream: StreamLike, window: SendWindow) -> None:
+        known = self._attachments.get(stream.stream_id)
+        if known is not None and known.window is window:
+            return
+        if known is not None:
+            self._detach(known)
+        attachment = self._hub.streams.attach(stream, window, self._on_roused)
+        self._attachments[stream.stream_id] = attachment
+        attachment.rouse()
+
+    def _detach(self, attachment: Attachment) -> None:
+        self._attachments.pop(attachment.log.stream_id, None)
+        attachment.log.detach(attachment)
+
+    def _on_roused(self, attachment: Attachment) -> None:
+        self._ready.append(attachment)
+        if not self._marked:
+            self._mark()
+
+    def _mark(self) -> None:
+        if not self._marked and not self._gone:
+            self._marked = True
+            self._hub.flusher.mark(self)
+
+    # -- bytes out
+
+    def flush(self) -> None:
+        """Write what this tick has brought: control messages first, then chunks."""
+        self._marked = False
+        if self._gone or self._websocket.state is not State.OPEN:
+            return
+        control = self._control
+        if control:
+            self._control = []
+            self._write_control(control)
+        while self._ready and not self._paused:
+            self._write_chunks()
+        if self._core is not None and self._core.close is not None:
+            self._say_close(self._core.close.code, self._core.close.reason)
+
+    def _write_control(self, messages: list[bytes]) -> None:
+        self._write(b"".join([text_frame(message) for message in messages]))
+        if self._paused and self._transport.get_write_buffer_size() > WRITE_HIGH + MAX_HELD_CONTROL:
+            self._transport.abort()  # it does not read, so it would not read a close frame either
+
+    def _write_chunks(self) -> None:
+        """One write of at most about a slice, one turn for each attachment that is ready."""
+        ready, self._ready = self._ready, []
+        parts: list[bytes] = []
+        size = 0
+        for attachment in ready:
+            if size >= WRITE_SLICE:
+                self._ready.append(attachment)
+                continue
+            part = self._take(attachment)
+            if part:
+                parts.append(part)
+                size += len(part)
+        if parts:
+            self._write(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def _take(self, attachment: Attachment) -> bytes:
+        if attachment.log.stream_id not in self._attachments:
+            return b""
+        book = FrameBook.of(attachment.log)
+        span = attachment.take(WRITE_SLICE)
+        if span is None:
+            part = b""
+        else:
+            assert self._core is not None
+            part = book.span(*span, batch=self._core.batch)
+            if not attachment.waiting:
+                self._ready.append(attachment)
+                return part
+        if attachment.take_outcome() is not None:
+            part += book.outcome()
+        if attachment.told:
+            self._on_told(attachment)
+        return part
+
+    def _on_told(self, attachment: Attachment) -> None:
+        assert self._core is not None
+        self._core.end_stream(attachment.log.stream_id)
+        self._detach(attachment)
+
+    def _write(self, data: bytes) -> None:
+        self._bytes_sent += len(data)
+        self._transport.write(data)
+
+    def _carry_out(self) -> None:
+        """After the core was given something: what it has to say, and when it wants to be asked again."""
+        core = self._core
+        if core is None:
+            return
+        out = core.messages_to_send()
+        if out:
+            self._control += out
+        if out or core.close is not None:
+            self._mark()
+
+    def _write_websocket(self) -> None:
+        """What the WebSocket itself has to say: the handshake's answer, pongs, close frames, the end."""
+        for data in self._websocket.data_to_send():
+            if data:
+                self._write(data)
+            else:
+                self._transport.close()
+
+    # -- the end
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection after what is pending was written."""
+        if self._core is None:
+            self._transport.close()
+        elif self._core.state is not ConnectionState.CLOSED:
+            self._core.fail(code, reason)
+            self._carry_out()
+
+    def _say_close(self, code: int, reason: str) -> None:
+        self._websocket.send_close(code, reason)
+        self._write_websocket()
+        for attachment in list(self._attachments.values()):
+            self._detach(attachment)
+        self._hub.loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+
+    def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None:
+        """Announce the end of this server."""
+        if self._core is not None:
+            self._core.go_away(deadline_ms, reconnect_after_ms)
+            self._carry_out()
+
+    # -- time
+
+    def _schedule(self) -> None:
+        if self._core is not None and not self._gone:
+            self._hub.wheel.schedule(self, self._core.get_timer())
+
+    def on_timer(self, now: float) -> None:
+        """The core's timer."""
+        if self._core is not None and not self._gone and self._core.close is None:
+            self._core.handle_timer(now)
+            self._carry_out()
+            self._schedule()
+
+    def statistics(self) -> ConnectionInfo:
+        """What is known of this connection."""
+        peer = self._transport.get_extra_info("peername")
+        return ConnectionInfo(
+            connection_id=self.connection_id,
+            session_id=self.session_id,
+            user_id=self._user_id,
+            remote=f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "local",
+            connected_at=self._connected_at,
+            streams=len(self._attachments),
+            messages_received=self._messages_received,
+            bytes_sent=self._bytes_sent,
+            round_trip=None if self._core is None else self._core.round_trip,
+        )
+
+
+_HANDLERS: dict[type[msgspec.Struct], Any] = {
+    m.Hello: NativeConnection._on_hello,
+    m.ChatRequested: NativeConnection._on_chat,
+    m.ResumeStream: NativeConnection._on_resume,
+    m.RequestChunks: NativeConnection._on_request_chunks,
+    m.CancelStream: NativeConnection._on_cancel,
+    m.ListStreams: NativeConnection._on_list,
+    m.GetHistory: NativeConnection._on_history,
+}
+
+
+def _select_subprotocol(_websocket: WebSocket, offered: Any) -> Subprotocol | None:
+    return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in offered else None
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

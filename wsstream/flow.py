@@ -1,0 +1,186 @@
+"""Flow control: what may be in flight, who moves the limit, and when the receiving end says so. Integers only.
+
+Nothing here knows a message, a stream, a socket or a clock. The sending end owns a `SendWindow` for every attachment
+and a policy that may move its limit; the receiving end owns an `AckPacer`.
+
+Theory of operation (docs/protocol.md, "Windows and acks"):
+
+1. Chunks of a stream are numbered 1, 2, 3 … ``acked <= sent <= tail`` always holds.
+2. Chunk ``n`` may be sent when ``n <= acked + limit`` and the bytes of ``acked + 1 … n`` fit the byte limit.
+3. When nothing is in flight, the next chunk may go whatever its size; otherwise a large one would wait for ever.
+4. An ack is cumulative: it sets ``acked`` to the larger of the two. An ack beyond ``sent`` is an error.
+5. Only an ack (or a resume, which is one) moves ``acked``. Time never does.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from wsstream.errors import AckOutOfRange
+
+
+class SendWindow:
+    """What one attachment has sent and not yet seen acknowledged."""
+
+    __slots__ = ("acked", "limit", "limit_bytes", "limited", "sent")
+
+    def __init__(self, limit: int, limit_bytes: int, start: int = 0) -> None:
+        """A window of ``limit`` chunks and ``limit_bytes`` bytes whose receiver already has chunks 1 … ``start``."""
+        self.limit = limit
+        self.limit_bytes = limit_bytes
+        self.sent = start
+        self.acked = start
+        self.limited = False
+        """Whether the last `grant` left chunks behind: then it is the window, not the producer, that is waited for."""
+
+    @property
+    def in_flight(self) -> int:
+        """Chunks sent and not acknowledged."""
+        return self.sent - self.acked
+
+    def grant(self, tail: int, totals: Sequence[int]) -> int:
+        """The last chunk id that may be sent now; ``sent`` where none may.
+
+        Args:
+            tail: the last chunk id there is.
+            totals: ``totals[n]`` is the size in bytes of the chunks 1 … n together.
+        """
+        last = self.acked + self.limit
+        if last >= tail:
+            last = tail
+        if last > self.sent and totals[last] > totals[self.acked] + self.limit_bytes:
+            last = self._fit_bytes(last, totals)
+        self.limited = last < tail
+        return last if last > self.sent else self.sent
+
+    def _fit_bytes(self, last: int, totals: Sequence[int]) -> int:
+        budget = totals[self.acked] + self.limit_bytes
+        fitting = bisect_right(totals, budget, self.sent, last) - 1
+        return max(fitting, self.acked + 1)  # a chunk larger than the limit goes alone
+
+    def on_ack(self, chunk_id: int) -> bool:
+        """Take a cumulative ack; True where it moved the window.
+
+        Raises:
+            AckOutOfRange: ``chunk_id`` was never sent. Nothing has changed.
+        """
+        if chunk_id > self.sent:
+            raise AckOutOfRange
+        if chunk_id <= self.acked:
+            return False
+        self.acked = chunk_id
+        return True
+
+    def __repr__(self) -> str:
+        return f"<SendWindow sent={self.sent} acked={self.acked} limit={self.limit}/{self.limit_bytes}B>"
+
+
+class WindowPolicy(Protocol):
+    """Moves the limit of one window. Called for acks only, so that a timeout can never widen it."""
+
+    def on_ack(self, window: SendWindow, now: float, round_trip: float | None) -> None:
+        """``window`` has just taken an ack.
+
+        Args:
+            now: seconds, of any one clock.
+            round_trip: seconds of the connection's smallest recent round trip, None until one was measured.
+        """
+
+
+class FixedWindow:
+    """The limit stays as negotiated."""
+
+    def on_ack(self, window: SendWindow, now: float, round_trip: float | None) -> None:
+        """Do nothing."""
+
+
+class AdaptiveWindow:
+    """Keeps a little more in flight than the viewer renders while an ack is on its way.
+
+    1. Only a window that holds chunks back is measured: a producer's pace says nothing about its viewer.
+    2. A round is one whole window acknowledged; it gives the rate at which the viewer renders.
+    3. The limit becomes ``GAIN * rate * (round trip + ACK_DELAY)``, at most doubled per round.
+
+    The round trip is that of heartbeats, which wait behind no chunk: that of acks grows with the window itself, so a
+    slow renderer would widen its own window. (The product of rate and round trip: Cardwell et al., "BBR", ACM Queue
+    14(5), 2016.)
+    """
+
+    __slots__ = ("_ceiling", "_floor", "_mark", "_start_acked", "_start_at")
+
+    GAIN = 2.0
+    ACK_DELAY = 0.25
+    """Seconds a client may hold an ack back (docs/protocol.md, rule 4)."""
+
+    def __init__(self, floor: int = 8, ceiling: int = 1000) -> None:
+        self._floor = floor
+        self._ceiling = ceiling
+        self._mark: int | None = None
+        self._start_at = 0.0
+        self._start_acked = 0
+
+    def on_ack(self, window: SendWindow, now: float, round_trip: float | None) -> None:
+        """Finish a round when its window is acknowledged, and move the limit then."""
+        if not window.limited or round_trip is None:
+            self._mark = None
+            return
+        if self._mark is not None:
+            if window.acked < self._mark or now <= self._start_at:
+                return
+            rate = (window.acked - self._start_acked) / (now - self._start_at)
+            wanted = int(self.GAIN * rate * (round_trip + self.ACK_DELAY))
+            window.limit = max(self._floor, min(self._ceiling, wanted, 2 * window.limit))
+        self._mark = window.acked + window.limit
+        self._start_at = now
+        self._start_acked = window.acked
+
+
+class Pace(NamedTuple):
+    """How lazily a receiver may acknowledge: ``delay`` seconds at most, and ``chunks`` at most."""
+
+    delay: float = 0.1
+    chunks: int = 25
+
+
+class AckPacer:
+    """The receiving end's half: which acks to send, and when. The mirror of `SendWindow`.
+
+    1. Processing a chunk makes it *due*; acks are cumulative, so one ack covers all that is due.
+    2. Half a window due: acknowledge at once. Otherwise acknowledge `Pace.delay` after the first due chunk.
+    3. No ack is ever dropped: due chunks always have a deadline.
+    """
+
+    __slots__ = ("_pace", "acked", "deadline", "processed")
+
+    def __init__(self, pace: Pace, start: int = 0) -> None:
+        self._pace = pace
+        self.acked = start
+        self.processed = start
+        self.deadline: float | None = None
+
+    def on_processed(self, chunk_id: int, now: float) -> int | None:
+        """Everything up to ``chunk_id`` is processed; the id to acknowledge now, or None where it can wait."""
+        if chunk_id <= self.processed:
+            return None
+        self.processed = chunk_id
+        if chunk_id - self.acked >= self._pace.chunks:
+            return self.take()
+        if self.deadline is None:
+            self.deadline = now + self._pace.delay
+        return None
+
+    def on_time(self, now: float) -> int | None:
+        """The id to acknowledge if the deadline has passed."""
+        if self.deadline is None or now < self.deadline:
+            return None
+        return self.take()
+
+    def take(self) -> int | None:
+        """Everything due, acknowledged now; None where nothing is."""
+        self.deadline = None
+        if self.processed == self.acked:
+            return None
+        self.acked = self.processed
+        return self.acked

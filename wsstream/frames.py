@@ -1,0 +1,101 @@
+"""WebSocket frames of a log's chunks, ready to be written.
+
+A server's frames are unmasked and, without extensions, the same bytes for every connection (RFC 6455, section 5.2). So
+viewers that move in step are written the very same bytes: they are made once.
+"""
+
+from __future__ import annotations
+
+from wsstream.chunklog import ChunkLog
+from wsstream.chunks import Kind
+from wsstream.messages import ChunkWriter, encode, outcome_message
+
+_SHORT = [bytes((0x81, size)) for size in range(126)]
+
+MAX_BATCH_BYTES = 32 * 1024
+"""A batch longer than this is sent as several, so that no client has to hold a huge frame."""
+
+
+def text_frame(payload: bytes) -> bytes:
+    """``payload`` as one unmasked, final text frame."""
+    size = len(payload)
+    if size < 126:
+        return _SHORT[size] + payload
+    if size < 65536:
+        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
+
+
+class FrameBook:
+    """The native frames of one log. The last ones made are kept: the next viewer probably wants the same."""
+
+    __slots__ = ("_log", "_made", "_made_for", "_outcome", "_writer")
+
+    def __init__(self, log: ChunkLog) -> None:
+        self._log = log
+        self._writer = ChunkWriter(log.stream_id)
+        self._made = b""
+        self._made_for = (0, 0, False)
+        self._outcome = b""
+
+    @classmethod
+    def of(cls, log: ChunkLog) -> FrameBook:
+        """The book that all viewers of ``log`` share."""
+        book = log.wire_cache.get(cls)
+        if book is None:
+            book = log.wire_cache[cls] = cls(log)
+        return book
+
+    def span(self, first: int, last: int, *, batch: bool) -> bytes:
+        """The frames of the chunks ``first`` … ``last``: one each, or merged where the viewer takes batches."""
+        key = (first, last, batch)
+        if key != self._made_for:
+            self._made = self._make(first, last, batch)
+            self._made_for = key
+        return self._made
+
+    def outcome(self) -> bytes:
+        """The frame of the terminal message."""
+        if not self._outcome:
+            assert self._log.outcome is not None
+            self._outcome = text_frame(encode(outcome_message(self._log.stream_id, self._log.outcome)))
+        return self._outcome
+
+    def _make(self, first: int, last: int, batch: bool) -> bytes:
+        log, writer = self._log, self._writer
+        if first == last:
+            return text_frame(writer.chunk(first, log.body(first), log.kind(first)))
+        bodies = log.bodies(first, last)
+        kinds = log.kinds(first, last)
+        if not batch:
+            pairs = enumerate(zip(bodies, kinds, strict=True), first)
+            return b"".join([text_frame(writer.chunk(n, body, kind)) for n, (body, kind) in pairs])
+        size = log.totals[last] - log.totals[first - 1]
+        if size <= MAX_BATCH_BYTES and kinds[0] != Kind.REWIND and kinds.count(kinds[0]) == len(kinds):
+            return text_frame(writer.batch(first, last, bodies, kinds[0]))  # by far the commonest case
+        return b"".join([text_frame(payload) for payload in self._batches(first, bodies, kinds)])
+
+    def _batches(self, first: int, bodies: list[bytes], kinds: bytearray) -> list[bytes]:
+        payloads = []
+        start = 0
+        while start < len(bodies):
+            end = self._run_end(start, bodies, kinds)
+            kind = kinds[start]
+            if end - start == 1:
+                payloads.append(self._writer.chunk(first + start, bodies[start], kind))
+            else:
+                payloads.append(self._writer.batch(first + start, first + end - 1, bodies[start:end], kind))
+            start = end
+        return payloads
+
+    def _run_end(self, start: int, bodies: list[bytes], kinds: bytearray) -> int:
+        """Where the run of one kind that begins at ``start`` ends; a rewind is always a run of its own."""
+        kind = kinds[start]
+        if kind == Kind.REWIND:
+            return start + 1
+        size = 0
+        for end in range(start, len(bodies)):
+            size += len(bodies[end])
+            if kinds[end] != kind or (size > MAX_BATCH_BYTES and end > start):
+                return end
+        return len(bodies)

@@ -1,0 +1,87 @@
+"""uvicorn's HTTP protocol with what an open port needs and it does not have.
+
+A silent or endless request head is cut off, and bytes that come right behind an upgrade request reach the WebSocket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_TIMEOUT = 10.0
+MAX_HEAD = 16 * 1024
+
+
+class HeadTooLarge(ValueError):
+    """The request's head is longer than `MAX_HEAD` bytes."""
+
+
+class GuardedHttp(HttpToolsProtocol):
+    """One HTTP connection, until it is upgraded."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_size = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; as uvicorn's, but that nothing behind an upgrade is dropped."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._stop_timer()
+            if not self._should_upgrade():
+                self._unsupported_upgrade_warning()
+                return
+            transport = self.transport
+            self.handle_websocket_upgrade()
+            rest = data[upgrade.args[0] :]
+            if rest:
+                transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]
+        except httptools.HttpParserError:
+            self._stop_timer()
+            self.send_400_response("Invalid HTTP request received.")
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._head_size = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Part of the request line."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def _count(self, size: int) -> None:
+        self._head_size += size
+        if self._head_size > MAX_HEAD:
+            raise HeadTooLarge
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None

@@ -1,0 +1,470 @@
+"""The native wire's messages, one struct each; the only module that knows their JSON (docs/protocol.md, "Messages").
+
+What is sent and what is received are the same classes. ``type`` comes first in every encoded message, absent optional
+fields are left out, unknown fields of a received message are ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from wsstream.chunks import ChatMessage, Kind, Outcome, Receipt, StreamInfo, StreamState, Usage
+from wsstream.errors import MalformedMessage, UnknownMessage, WsstreamError
+
+MAX_ID = 2**53 - 1
+"""The largest integer that every JSON reader keeps exact (RFC 8259, section 6)."""
+
+ChunkId = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
+Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+SessionId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:~-]{1,128}$")]
+Timestamp = int | float | str | None
+
+
+class _Message(msgspec.Struct, tag_field="type", omit_defaults=True, gc=False):
+    """Base of every message; the tag is the ``type`` on the wire."""
+
+
+# -- client to server ------------------------------------------------------------------------------------------------
+
+
+class Hello(_Message, tag="hello"):
+    """Opens the conversation. ``batch`` left out means: yes if the subprotocol was offered."""
+
+    token: str | None = None
+    user_id: str | None = None
+    session_id: SessionId | None = None
+    window: Size | None = None
+    window_bytes: Size | None = None
+    batch: bool | None = None
+    client: Any = None
+
+
+class ChatConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The ``config`` of a chat_request."""
+
+    provider: str | None = None
+    model: str | None = None
+    temperature: float | None = None
+    max_tokens: Size | None = None
+    buffer_size: Size = 1
+    boundary: Literal["token", "word"] = "token"
+    response_format: dict[str, Any] | None = None
+    on_orphan: Any = None
+    priority: int | None = None
+
+
+class ChatRequested(_Message, tag="chat_request"):
+    """Asks for an answer. The same ``request_id`` again attaches to the same stream and starts nothing."""
+
+    request_id: Name
+    session_id: SessionId | None = None
+    messages: list[ChatMessage] | None = None
+    message: str | None = None
+    config: ChatConfig | None = None
+    model: str | None = None
+
+
+class ChunkAck(_Message, tag="chunk_ack"):
+    """Everything up to and including ``chunk_id`` has been rendered. ``window`` moves the client's own window."""
+
+    chunk_id: ChunkId
+    stream_id: str | None = None
+    window: Size | None = None
+    queue_length: int | None = None
+    client_time: Timestamp = None
+
+
+class RequestChunks(_Message, tag="request_chunks"):
+    """Asks for a range of already sent chunks again; both ends are included."""
+
+    from_chunk_id: Size
+    to_chunk_id: Size
+    stream_id: str | None = None
+
+
+class ResumeStream(_Message, tag="resume_stream"):
+    """Continues behind ``last_chunk_id``, which is thereby acknowledged. 0 means from the start."""
+
+    last_chunk_id: ChunkId
+    stream_id: str | None = None
+    epoch: str | None = None
+    window: Size | None = None
+    snapshot: bool = False
+
+
+class CancelStream(_Message, tag="cancel_stream"):
+    """Stops an answer for everybody. Idempotent."""
+
+    stream_id: str | None = None
+
+
+class ListStreams(_Message, tag="list_streams"):
+    """Asks for the session's streams."""
+
+
+class GetHistory(_Message, tag="get_history"):
+    """Asks for the session's messages."""
+
+    session_id: SessionId | None = None
+
+
+class Heartbeat(_Message, tag="heartbeat"):
+    """A sign of life, from either side."""
+
+    timestamp: Timestamp = None
+
+
+class HeartbeatAck(_Message, tag="heartbeat_ack"):
+    """The answer to a heartbeat, with its ``timestamp``."""
+
+    timestamp: Timestamp = None
+
+
+# -- server to client ------------------------------------------------------------------------------------------------
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What the server bounds, so that a client need not find out by breaking it."""
+
+    max_message_bytes: int
+    max_streams: int
+
+
+class ConnectionEstablished(_Message, tag="connection_established"):
+    """The answer to hello."""
+
+    connection_id: str
+    session_id: str
+    heartbeat_interval: float
+    heartbeat_timeout: float
+    window: int
+    window_bytes: int
+    limits: Limits
+    active_streams: list[StreamInfo]
+
+
+class StreamQueued(_Message, tag="stream_queued"):
+    """The request waits for its turn."""
+
+    request_id: str
+    stream_id: str
+    position: int
+
+
+class StreamStart(_Message, tag="stream_start"):
+    """The answer to chat_request: chunks of this stream follow."""
+
+    request_id: str
+    stream_id: str
+    session_id: str
+    epoch: str
+    model: str | None
+    window: int
+    timestamp: float
+
+
+class ContentChunk(_Message, tag="content_chunk"):
+    """One chunk."""
+
+    stream_id: str
+    chunk_id: int
+    content: str
+    kind: str = "text"
+
+
+class ChunkBatch(_Message, tag="chunk_batch"):
+    """Several chunks of one kind, merged in order; acknowledged by ``last_chunk_id``."""
+
+    stream_id: str
+    first_chunk_id: int
+    last_chunk_id: int
+    content: str
+    kind: str = "text"
+
+
+class StreamRewind(_Message, tag="stream_rewind"):
+    """Withdraws the text behind ``to_chunk_id``. Takes a chunk id of its own."""
+
+    stream_id: str
+    chunk_id: int
+    to_chunk_id: int
+    reason: str
+
+
+class StreamStatus(_Message, tag="stream_status"):
+    """Advice for people: why they wait. Outside log and window."""
+
+    stream_id: str
+    status: str
+    message: str
+    retry_count: int | None = None
+    retry_after: float | None = None
+
+
+class StreamResumed(_Message, tag="stream_resumed"):
+    """The answer to resume_stream: chunks up to ``tail_chunk_id`` are replay."""
+
+    stream_id: str
+    last_chunk_id: int
+    tail_chunk_id: int
+    epoch: str
+    state: StreamState
+    window: int
+
+
+class StreamComplete(_Message, tag="stream_complete"):
+    """The answer has ended well, or was cancelled. Stands behind the last chunk."""
+
+    stream_id: str
+    final_chunk_id: int
+    finish_reason: str
+    usage: Usage | None = None
+    ttft_ms: float | None = None
+    elapsed_seconds: float | None = None
+    tokens_per_second: float | None = None
+    parsed: Any = None
+    receipt: Receipt | None = None
+
+
+class StreamFailed(_Message, tag="stream_error"):
+    """The answer has ended badly. Stands behind the last chunk."""
+
+    stream_id: str
+    error_type: str
+    message: str
+    recoverable: bool
+    last_chunk_id: int
+    retry_after: float | None = None
+    retry_count: int | None = None
+    context: Any = None
+
+
+class StreamList(_Message, tag="stream_list"):
+    """The session's streams."""
+
+    streams: list[StreamInfo]
+
+
+class GoingAway(_Message, tag="going_away"):
+    """The server will close: finish within ``deadline_ms``, or come back after ``reconnect_after_ms``."""
+
+    deadline_ms: int
+    reconnect_after_ms: int
+
+
+class Error(_Message, tag="error"):
+    """About a message or the connection, not about a stream's answer."""
+
+    error_type: str
+    message: str
+    recoverable: bool
+    retry_after: float | None = None
+    request_id: str | None = None
+    stream_id: str | None = None
+
+
+ClientMessage = (
+    ChunkAck
+    | Heartbeat
+    | HeartbeatAck
+    | Hello
+    | ChatRequested
+    | ResumeStream
+    | RequestChunks
+    | CancelStream
+    | ListStreams
+    | GetHistory
+)
+ServerMessage = (
+    ContentChunk
+    | ChunkBatch
+    | Heartbeat
+    | HeartbeatAck
+    | ConnectionEstablished
+    | StreamQueued
+    | StreamStart
+    | StreamRewind
+    | StreamStatus
+    | StreamResumed
+    | StreamComplete
+    | StreamFailed
+    | StreamList
+    | GoingAway
+    | Error
+)
+
+
+class _Envelope(msgspec.Struct):
+    """Just enough of a message to say what is wrong with it."""
+
+    type: str | msgspec.UnsetType = msgspec.UNSET
+
+
+encode = msgspec.json.Encoder().encode
+_decode_client = msgspec.json.Decoder(ClientMessage).decode
+_decode_server = msgspec.json.Decoder(ServerMessage).decode
+_decode_hello = msgspec.json.Decoder(Hello).decode
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_CLIENT_TYPES = frozenset(t.__struct_config__.tag for t in ClientMessage.__args__)
+_SERVER_TYPES = frozenset(t.__struct_config__.tag for t in ServerMessage.__args__)
+
+
+def decode_client(data: bytes, *, first: bool = False) -> ClientMessage:
+    """Read a message from a client. With ``first``, an object without a ``type`` is a hello.
+
+    Raises:
+        UnknownMessage: well-formed, but no message has this type.
+        MalformedMessage: not JSON, not an object, or a field of the wrong type or out of range.
+    """
+    try:
+        return _decode_client(data)  # type: ignore[no-any-return]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if first and _type_of(data, _CLIENT_TYPES) is None:
+            return _as_hello(data)
+        raise MalformedMessage(_explain(error)) from None
+
+
+def decode_server(data: bytes | str) -> ServerMessage:
+    """Read a message from a server.
+
+    Raises:
+        UnknownMessage: no message has this type; a client ignores it.
+        MalformedMessage: not JSON, not an object, or a field of the wrong type.
+    """
+    try:
+        return _decode_server(data)  # type: ignore[no-any-return]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _type_of(data, _SERVER_TYPES)
+        raise MalformedMessage(_explain(error)) from None
+
+
+def _type_of(data: bytes | str, known: frozenset[str | int | None]) -> str | None:
+    """The message's ``type``, or None where it has none.
+
+    Raises:
+        UnknownMessage: it has one that nobody knows.
+        MalformedMessage: it is not a JSON object at all.
+    """
+    try:
+        name = _decode_envelope(data).type
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedMessage(_explain(error)) from None
+    if name is msgspec.UNSET:
+        return None
+    if name not in known:
+        raise UnknownMessage
+    return str(name)
+
+
+def _as_hello(data: bytes) -> Hello:
+    try:
+        return _decode_hello(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedMessage(_explain(error)) from None
+
+
+def _explain(error: Exception) -> str:
+    # msgspec names the field and the expected type, never the value: safe to send back.
+    if isinstance(error, msgspec.ValidationError):
+        return f"Malformed message: {error}"
+    return "Malformed message: not a JSON object in UTF-8"
+
+
+def error_message(error: WsstreamError, *, request_id: str | None = None, stream_id: str | None = None) -> Error:
+    """The ``error`` message that tells the peer about ``error``."""
+    return Error(
+        error_type=error.error_type.value,
+        message=str(error),
+        recoverable=error.recoverable,
+        retry_after=error.retry_after,
+        request_id=request_id,
+        stream_id=stream_id,
+    )
+
+
+def outcome_message(stream_id: str, outcome: Outcome) -> StreamComplete | StreamFailed:
+    """The terminal message of a stream with this outcome."""
+    if outcome.error_type is not None:
+        return StreamFailed(
+            stream_id=stream_id,
+            error_type=outcome.error_type,
+            message=outcome.message or "",
+            recoverable=outcome.recoverable,
+            last_chunk_id=outcome.final_chunk_id,
+            retry_after=outcome.retry_after,
+        )
+    return StreamComplete(
+        stream_id=stream_id,
+        final_chunk_id=outcome.final_chunk_id,
+        finish_reason=outcome.finish_reason or "stop",
+        usage=outcome.usage,
+        ttft_ms=outcome.ttft_ms,
+        elapsed_seconds=outcome.elapsed_seconds,
+        tokens_per_second=outcome.tokens_per_second,
+        receipt=outcome.receipt,
+    )
+
+
+# -- chunks, on the hot path -----------------------------------------------------------------------------------------
+#
+# A chunk's content is escaped once, when it enters the log; what the log keeps is the inside of the JSON string (its
+# "body"). Bodies of one kind join into the body of a batch by plain concatenation, and every wire that speaks JSON can
+# use them as they are.
+
+
+def encode_body(content: str) -> bytes:
+    """The inside of ``content`` as a JSON string, UTF-8.
+
+    Raises:
+        UnicodeEncodeError: ``content`` holds a lone surrogate.
+    """
+    return encode(content)[1:-1]
+
+
+def decode_body(body: bytes) -> str:
+    """The content that ``encode_body`` made ``body`` of."""
+    return msgspec.json.decode(b'"%b"' % body, type=str)
+
+
+def rewind_body(to_chunk_id: int, reason: str) -> bytes:
+    """The body of a REWIND chunk: the members of `stream_rewind` that follow its chunk id."""
+    return b'"to_chunk_id":%d,"reason":%b' % (to_chunk_id, encode(reason))
+
+
+_KIND_SUFFIX = [b'"}', *(b'","kind":"%b"}' % kind.wire.encode() for kind in Kind if kind)]
+
+
+class ChunkWriter:
+    """Writes the chunk messages of one stream from ready-made bodies."""
+
+    __slots__ = ("_batch", "_chunk", "_rewind")
+
+    def __init__(self, stream_id: str) -> None:
+        name = encode(stream_id)
+        self._chunk = b'{"type":"content_chunk","stream_id":%b,"chunk_id":' % name
+        self._batch = b'{"type":"chunk_batch","stream_id":%b,"first_chunk_id":' % name
+        self._rewind = b'{"type":"stream_rewind","stream_id":%b,"chunk_id":' % name
+
+    @property
+    def overhead(self) -> int:
+        """Bytes a chunk message takes beyond its body, at the most."""
+        return len(self._chunk) + len(b'16 digits follow,"content":""') + len(_KIND_SUFFIX[Kind.REASONING])
+
+    def chunk(self, chunk_id: int, body: bytes, kind: int) -> bytes:
+        """One `content_chunk` (or `stream_rewind`)."""
+        if kind == Kind.REWIND:
+            return b"%b%d,%b}" % (self._rewind, chunk_id, body)
+        return b'%b%d,"content":"%b%b' % (self._chunk, chunk_id, body, _KIND_SUFFIX[kind])
+
+    def batch(self, first: int, last: int, bodies: list[bytes], kind: int) -> bytes:
+        """One `chunk_batch` of the chunks ``first`` to ``last``."""
+        return b'%b%d,"last_chunk_id":%d,"content":"%b%b' % (
+            self._batch,
+            first,
+            last,
+            b"".join(bodies),
+            _KIND_SUFFIX[kind],
+        )

@@ -1,0 +1,134 @@
+"""Answers without any key: realistic markdown at human pace, or a measured load.
+
+Model ``demo`` picks one of a few prepared answers by the question. ``demo:rate=R,tokens=N[,stamp=1][,seed=S]`` streams
+N tokens at R a second; rate 0 is as fast as the viewers' windows let it. With ``stamp=1`` every token is ``@``, sixteen
+digits of CLOCK_MONOTONIC in microseconds and a space, so that a reader on the same machine sees each token's age.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Annotated
+
+import msgspec
+
+from wsstream.chunks import ChatRequest, Delta, Finish, Usage
+from wsstream.config import Config
+from wsstream.errors import ProviderError
+from wsstream.providers.base import Piece
+from wsstream.providers.demo_answers import ANSWERS, WORDS
+from wsstream.providers.pacing import Ticker
+
+HUMAN_RATE = 40
+BURST = 64
+"""Tokens yielded at once where nothing paces them."""
+
+_TOKEN = re.compile(r"\s*\S{1,7}|\s+")
+
+
+class DemoModel(msgspec.Struct, frozen=True):
+    """What a model name ``demo:…`` says."""
+
+    rate: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = HUMAN_RATE
+    tokens: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 200
+    stamp: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
+    seed: int = 0
+
+
+class DemoProvider:
+    """The provider ``demo``."""
+
+    def __init__(self) -> None:
+        self._ticker: Ticker | None = None
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Sequence[Piece], None]:
+        """Yield the answer at its pace."""
+        name, _, spec = (request.model or "demo").partition(":")
+        if name != "demo":
+            raise ProviderError("The demo provider knows the models demo and demo:rate=R,tokens=N[,stamp=1][,seed=S]")
+        if spec:
+            model = parse_model(spec)
+            count, make = model.tokens, _maker(model)
+        else:
+            model = DemoModel()
+            tokens = _TOKEN.findall(_answer(request))
+            count, make = len(tokens), lambda first, last: [Delta(text) for text in tokens[first:last]]
+        if model.rate:
+            async for piece in self._paced(count, make, model.rate):
+                yield piece
+        else:
+            for first in range(0, count, BURST):
+                yield make(first, min(first + BURST, count))
+        yield [Finish("stop", Usage(_size(request), count))]
+
+    async def _paced(
+        self, count: int, make: Callable[[int, int], list[Piece]], rate: float
+    ) -> AsyncGenerator[Sequence[Piece], None]:
+        if self._ticker is None:
+            self._ticker = Ticker()
+        ticker = self._ticker
+        now = time.monotonic
+        start = now()
+        made = 0
+        while made < count:
+            # Token n is due at start + n / rate; a reader that was late gets what is due together.
+            due = min(count, int((now() - start) * rate) + 1)
+            if due > made:
+                yield make(made, due)
+                made = due
+            else:
+                await ticker.until(start + made / rate)
+
+    async def close(self) -> None:
+        """Stop the clock."""
+        if self._ticker is not None:
+            self._ticker.close()
+
+
+def make(config: Config) -> DemoProvider:
+    """The provider for the table in `wsstream.providers`."""
+    return DemoProvider()
+
+
+def parse_model(spec: str) -> DemoModel:
+    """Read ``rate=R,tokens=N…``.
+
+    Raises:
+        ProviderError: it says something else.
+    """
+    pairs = dict(part.partition("=")[::2] for part in spec.split(","))
+    try:
+        return msgspec.convert(pairs, DemoModel, strict=False) if pairs.keys() <= _FIELDS else _reject(spec)
+    except msgspec.ValidationError:
+        return _reject(spec)
+
+
+_FIELDS = {field.name for field in msgspec.structs.fields(DemoModel)}
+
+
+def _reject(spec: str) -> DemoModel:
+    raise ProviderError(f"The demo provider cannot read {spec[:80]!r}: write rate=R,tokens=N[,stamp=1][,seed=S]")
+
+
+def _maker(model: DemoModel) -> Callable[[int, int], list[Piece]]:
+    if model.stamp:
+        return lambda first, last: [Delta("@%016d " % (time.monotonic_ns() // 1000)) for _ in range(first, last)]
+    words = [Delta(word + " ") for word in WORDS]
+    random.Random(model.seed).shuffle(words)
+    return lambda first, last: [words[n % len(words)] for n in range(first, last)]
+
+
+def _answer(request: ChatRequest) -> str:
+    question = request.messages[-1].content if request.messages else ""
+    text = question if isinstance(question, str) else str(question)
+    for pattern, answer in ANSWERS:
+        if re.search(pattern, text, re.IGNORECASE):
+            return answer
+    return ANSWERS[len(text) % len(ANSWERS)][1]
+
+
+def _size(request: ChatRequest) -> int:
+    return sum(len(str(message.content)) // 4 + 1 for message in request.messages)

@@ -1,0 +1,111 @@
+"""What many connections share so that none needs a task or a timer of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Flushable(Protocol):
+    """Something with bytes to write."""
+
+    def flush(self) -> None:
+        """Write them."""
+
+
+class Flusher:
+    """Gathers whatever happens in one tick of the event loop into one write per connection.
+
+    At most `SLICE` connections are flushed in a row; then the loop gets its turn, so that acks, accepts and first
+    tokens are never stuck behind a burst.
+    """
+
+    SLICE = 256
+
+    __slots__ = ("_armed", "_dirty", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._dirty: list[Flushable] = []
+        self._armed = False
+
+    def mark(self, connection: Flushable) -> None:
+        """Have ``connection`` flushed at the end of this tick. It must not be marked again before it is."""
+        self._dirty.append(connection)
+        if not self._armed:
+            self._armed = True
+            self._loop.call_soon(self._run)
+
+    def _run(self) -> None:
+        batch = self._dirty[: self.SLICE]
+        del self._dirty[: self.SLICE]
+        self._armed = bool(self._dirty)
+        if self._armed:
+            self._loop.call_soon(self._run)
+        for connection in batch:
+            connection.flush()
+
+
+class Timed(Protocol):
+    """Something that wants to be called at a time."""
+
+    slot: int
+
+    def on_timer(self, now: float) -> None:
+        """It is that time, or up to `TimerWheel.RESOLUTION` later."""
+
+
+class TimerWheel:
+    """One timer for all connections: each sits in the slot of its next deadline.
+
+    Deadlines here are seconds away and may be a little late. A heap of exact timers would cost every connection a
+    timer object; see Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", SOSP 1987.
+    """
+
+    RESOLUTION = 0.1
+
+    __slots__ = ("_loop", "_slots", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._slots: dict[int, set[Timed]] = {}
+        self._timer: tuple[int, asyncio.TimerHandle] | None = None
+
+    def schedule(self, member: Timed, when: float) -> None:
+        """Call ``member.on_timer`` at ``when``, once. A member has one deadline; a new one replaces it."""
+        self.remove(member)
+        slot = int(when / self.RESOLUTION) + 1
+        member.slot = slot
+        self._slots.setdefault(slot, set()).add(member)
+        if self._timer is None or slot < self._timer[0]:
+            self._arm(slot)
+
+    def remove(self, member: Timed) -> None:
+        """Forget ``member``; fine if it has no deadline."""
+        slot = self._slots.get(member.slot)
+        if slot is not None:
+            slot.discard(member)
+
+    def _arm(self, slot: int) -> None:
+        if self._timer is not None:
+            self._timer[1].cancel()
+        self._timer = (slot, self._loop.call_at(slot * self.RESOLUTION, self._run))
+
+    def _run(self) -> None:
+        self._timer = None
+        now = time.monotonic()  # not the loop's own clock, which uvloop reads once per turn
+        current = int(now / self.RESOLUTION)
+        for slot in sorted(slot for slot in self._slots if slot <= current):
+            for member in self._slots.pop(slot):
+                member.slot = 0
+                member.on_timer(now)
+        if self._slots and self._timer is None:
+            self._arm(min(self._slots))
+
+    def close(self) -> None:
+        """Call nobody any more."""
+        if self._timer is not None:
+            self._timer[1].cancel()
+            self._timer = None
+        self._slots.clear()

@@ -1,0 +1,85 @@
+"""The HTTP side: the page and health. Starlette on uvicorn, on the same port as the WebSocket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+PAGE_HEADERS = {
+    # Only what this origin serves runs or loads, and nothing may frame it.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+
+
+def web_root() -> Path:
+    """Where the page's files are: inside an installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "_web"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "clients"
+
+
+def make_app(health: Callable[[], dict[str, Any]]) -> Starlette:
+    """The application. ``health`` says how the server is; its ``status`` is `ok` or `draining`."""
+    root = web_root()
+
+    async def page(_: Request) -> Response:
+        return FileResponse(root / "chat" / "index.html")
+
+    async def healthz(_: Request) -> Response:
+        report = health()
+        return Response(
+            msgspec.json.encode(report),
+            status_code=200 if report["status"] == "ok" else 503,
+            media_type="application/json",
+        )
+
+    async def upgrade_required(_: Request) -> Response:
+        return PlainTextResponse(
+            "This address speaks WebSocket.\n",
+            status_code=426,
+            headers={"Upgrade": "websocket", "Connection": "Upgrade"},
+        )
+
+    app = Starlette(
+        routes=[
+            Route("/", page),
+            Route("/healthz", healthz),
+            Route("/ws", upgrade_required),
+            Mount("/static/js", StaticFiles(directory=root / "js")),
+            Mount("/static/chat", StaticFiles(directory=root / "chat")),
+        ]
+    )
+    app.add_middleware(_Headers)
+    return app
+
+
+class _Headers:
+    """Adds the page's headers to every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._headers = [(name.lower().encode(), value.encode()) for name, value in PAGE_HEADERS.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *self._headers]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
