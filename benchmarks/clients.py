@@ -34,7 +34,7 @@ from websockets.uri import parse_uri
 TOKEN_LENGTH = 18  # "@", 16 digits, a space
 SETTLE_SECONDS = 0.5
 SHORTEST_WINDOW = 1.0
-ACK_DELAY = 0.1
+ACK_DELAY = 0.2
 ACK_TICK = 0.01
 SUBPROTOCOL = "wsstream.v1"
 TEXT, CONTINUATION, CLOSE, PING, PONG = 0x1, 0x0, 0x8, 0x9, 0xA

@@ -19,8 +19,10 @@ from typing import Any
 from wsstream.chunks import Chunk, Delta, Kind, Outcome, StreamState
 from wsstream.errors import ResumeAhead
 from wsstream.flow import SendWindow
-from wsstream.messages import decode_body, encode_body
+from wsstream.messages import decode_body, encode
 from wsstream.stores.base import Store
+
+_KINDS = [bytes((kind,)) for kind in Kind]
 
 Span = tuple[int, int]
 """Chunk ids, both ends included."""
@@ -29,11 +31,13 @@ Span = tuple[int, int]
 class Attachment:
     """One connection following one stream: a cursor, a window, and somebody to wake."""
 
-    __slots__ = ("_repair", "log", "told", "waiting", "wake", "window")
+    __slots__ = ("_repair", "frames", "log", "told", "waiting", "wake", "window")
 
     def __init__(self, log: ChunkLog, window: SendWindow, wake: Callable[[Attachment], None]) -> None:
         """``wake`` is called, at most once until the next `take`, when there may be something to take."""
         self.log = log
+        self.frames: Any = None
+        """What the owner makes its wire's messages with."""
         self.window = window
         self.wake = wake
         self.waiting = True
@@ -156,7 +160,7 @@ class ChunkLog:
         self.state = StreamState.RUNNING
         self.outcome: Outcome | None = None
         self.tail = 0
-        self.totals: Sequence[int] = array("Q", (0,))
+        self.totals = array("Q", (0,))
         self.attachments: list[Attachment] = []
         self.wire_cache: dict[type, Any] = {}
         """What a wire derives once from this log for all its viewers."""
@@ -192,25 +196,33 @@ class ChunkLog:
         Raises:
             UnicodeEncodeError: a content holds a lone surrogate. Nothing was appended.
         """
-        bodies = [encode_body(delta.content) for delta in deltas]
-        self.append_bodies(bodies, bytes([delta.kind for delta in deltas]))
+        if len(deltas) == 1:  # nearly always; every list that is not built here is felt
+            delta = deltas[0]
+            bodies = [encode(delta.content)[1:-1]]
+            kinds = _KINDS[delta.kind]
+        else:
+            bodies = [encode(delta.content)[1:-1] for delta in deltas]
+            kinds = bytes([delta.kind for delta in deltas])
+        self.append_bodies(bodies, kinds)
 
     def append_bodies(self, bodies: list[bytes], kinds: bytes) -> None:
         """As `append`, for contents that are escaped already."""
-        first = len(self._bodies) + 1
-        total = self.totals[-1]
+        kept = self._bodies
+        first = len(kept) + 1
+        totals = self.totals
+        total = totals[-1]
         for body in bodies:
             total += len(body) + self._overhead
-            self.totals.append(total)  # type: ignore[attr-defined]
-        self._bodies += bodies
+            totals.append(total)
+        kept += bodies
         self._kinds += kinds
-        last = len(self._bodies)
-        self._store.append(self.stream_id, first, bodies, kinds, lambda: self._on_committed(last))
+        self._store.append(self.stream_id, first, bodies, kinds, self._on_committed)
 
     def _on_committed(self, last: int) -> None:
         self.tail = last
         for attachment in self.attachments:
-            attachment.rouse()
+            if attachment.waiting:
+                attachment.rouse()
 
     def finish(self, outcome: Outcome) -> None:
         """End the log. The first outcome stands; later ones are ignored."""

@@ -3,7 +3,7 @@ whoever owns the socket.
 
 It outlives connections: its owner calls `connect` for every new socket and `connection_lost` when one is gone, and the
 views of all unfinished streams are resumed where their consumers stand. A chunk counts as processed when its text has
-been *taken* (`View.take`); what was received but not taken is dropped with its connection and comes again.
+been *taken* (`ClientProtocol.take`); what was received but not taken is dropped with its connection and comes again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ class ClientSettings(msgspec.Struct, frozen=True):
     window: int | None = None
     window_bytes: int | None = None
     batch: bool = True
-    ack_delay: float = 0.1
+    ack_delay: float = 0.2
+    greeting_timeout: float = 10.0
+    """Seconds the server may take to answer the hello."""
+    refusals: int = 5
+    """How often a request is made again that the server has no capacity for."""
     token: str | None = None
     client: str = "wsstream-python"
 
@@ -46,8 +50,11 @@ class View:
     """A client's view of one stream, from its request to its end, across connections."""
 
     __slots__ = (
+        "_ask_again",
         "_pacer",
         "_pieces",
+        "_refusals",
+        "cancelled",
         "epoch",
         "model",
         "outcome",
@@ -69,6 +76,10 @@ class View:
         self.model: str | None = None
         self.outcome: Outcome | None = None
         self.resumes = 0
+        self.cancelled = False
+        """Whether the application wants it stopped; said again on every connection until it has ended."""
+        self._ask_again: float | None = None
+        self._refusals = 0
         self._pacer = AckPacer(Pace(), start)
         self._pieces: deque[Piece] = deque()
 
@@ -190,6 +201,7 @@ class ClientProtocol:
         self._state = ConnectionState.GREETING
         self._out = []
         self._last_heard = now
+        self._timeout = s.greeting_timeout
         self._send(
             m.Hello(
                 token=s.token,
@@ -207,7 +219,10 @@ class ClientProtocol:
         self._out = []
         self._next_beat = self._interval = self._timeout = float("inf")
         for view in [*self._requested.values(), *self._streams.values()]:
-            if view.state is not ViewState.ENDED:
+            view._ask_again = None
+            if view.state is ViewState.ENDED:
+                self.drop(view)  # no other connection knows of its last acks
+            else:
                 self._step(view, ViewInput.LOST)
                 self._forget_untaken(view)
 
@@ -239,20 +254,23 @@ class ClientProtocol:
         if not view._pieces:
             return None
         piece = view._pieces.popleft()
-        self._acknowledge(view, view._pacer.on_processed(piece.last, now))
+        due = view._pacer.on_processed(piece.last, now)
+        if view.state is ViewState.ENDED and not view._pieces:
+            due = due or view._pacer.take()  # there is no company to wait for
+        self._acknowledge(view, due)
         return piece
 
     def cancel(self, view: View) -> None:
         """Stop the view's answer, as soon as the server knows of it."""
-        if view.stream_id is not None and self._state in (ConnectionState.OPEN, ConnectionState.DRAINING):
-            self._send(m.CancelStream(stream_id=view.stream_id))
+        view.cancelled = True
+        self._say_cancelled(view)
 
     def drop(self, view: View) -> None:
         """The application has lost interest: the view is neither resumed nor acknowledged any more."""
         if view.request is not None:
             self._requested.pop(view.request.request_id, None)
-        if view.stream_id is not None:
-            self._streams.pop(view.stream_id, None)
+        if self._follows(view):
+            del self._streams[view.stream_id or ""]
 
     def list_streams(self) -> None:
         """Ask for the session's streams; the answer is a `Told`."""
@@ -284,11 +302,12 @@ class ClientProtocol:
         self._next_beat = now + self._interval
         self._events.append(Established(message))
         for view in self._requested.values():
-            if view.request is not None:
-                self._send(view.request)
+            assert view.request is not None
+            self._send(view.request)
         for view in self._streams.values():
             if view.state is ViewState.LOST:
                 self._resume(view)
+                self._say_cancelled(view)
 
     def _on_start(self, message: m.StreamStart, now: float) -> None:
         view = self._requested.pop(message.request_id, None)
@@ -301,6 +320,7 @@ class ClientProtocol:
         view.model = message.model
         self._streams[message.stream_id] = view
         self._set_pace(view, message.window)
+        self._say_cancelled(view)
         self._events.append(Started(view))
 
     def _on_resumed(self, message: m.StreamResumed, now: float) -> None:
@@ -353,8 +373,12 @@ class ClientProtocol:
 
     def _on_error(self, message: m.Error, now: float) -> None:
         view = self._requested.get(message.request_id or "") or self._streams.get(message.stream_id or "")
-        passing = message.error_type == ErrorType.CAPACITY and message.recoverable
-        if view is not None and view.state is not ViewState.ENDED and not passing:
+        if view is None or view.state is ViewState.ENDED:
+            pass
+        elif self._is_passing(view, message):
+            view._refusals += 1
+            view._ask_again = now + (1.0 if message.retry_after is None else message.retry_after)
+        else:
             self._end(
                 view,
                 Outcome(
@@ -391,7 +415,11 @@ class ClientProtocol:
 
     def get_timer(self) -> float | None:
         """When `handle_timer` wants to be called; None for never."""
+        if self._state is ConnectionState.CLOSED:
+            return None
         deadlines = [view._pacer.deadline for view in self._streams.values() if view._pacer.deadline is not None]
+        if self._requested and self._state is ConnectionState.OPEN:
+            deadlines += [view._ask_again for view in self._requested.values() if view._ask_again is not None]
         soonest = min([self._next_beat, self._last_heard + self._timeout, *deadlines])
         return None if soonest == float("inf") else soonest
 
@@ -401,7 +429,9 @@ class ClientProtocol:
             return
         for view in list(self._streams.values()):
             self._acknowledge(view, view._pacer.on_time(now))
-        if now - self._last_heard >= self._timeout:
+        if self._state is ConnectionState.OPEN:
+            self._ask_again(now)
+        if now >= self._last_heard + self._timeout:
             self._timeout = float("inf")
             self._events.append(Dead())
         elif now >= self._next_beat:
@@ -409,6 +439,22 @@ class ClientProtocol:
             self._send(m.Heartbeat(timestamp=now))
 
     # -- helpers
+
+    def _is_passing(self, view: View, error: m.Error) -> bool:
+        """Whether the same request may be served a little later."""
+        wanted = error.error_type == ErrorType.CAPACITY and error.recoverable
+        return wanted and view.stream_id is None and view._refusals < self._settings.refusals
+
+    def _ask_again(self, now: float) -> None:
+        for view in self._requested.values():
+            if view._ask_again is not None and now >= view._ask_again and view.request is not None:
+                view._ask_again = None
+                self._send(view.request)
+
+    def _say_cancelled(self, view: View) -> None:
+        known = view.stream_id is not None and view.state is not ViewState.ENDED
+        if view.cancelled and known and self._state in (ConnectionState.OPEN, ConnectionState.DRAINING):
+            self._send(m.CancelStream(stream_id=view.stream_id))
 
     def _send(self, message: m.ClientMessage) -> None:
         self._out.append(m.encode(message))
@@ -431,8 +477,11 @@ class ClientProtocol:
         pace = Pace(self._settings.ack_delay, max(1, window // 2))
         view._pacer = AckPacer(pace, view.processed)
 
+    def _follows(self, view: View) -> bool:
+        return self._streams.get(view.stream_id or "") is view
+
     def _acknowledge(self, view: View, chunk_id: int | None) -> None:
-        if chunk_id is None or view.stream_id is None:
+        if chunk_id is None or not self._follows(view):
             return
         # Not while the view is lost: the coming resume says the same (protocol.md, rule 5).
         if view.state is not ViewState.LOST and self._state is not ConnectionState.CLOSED:

@@ -104,7 +104,9 @@ class NativeConnection(asyncio.Protocol):
 
     __slots__ = (
         "_attachments",
+        "_batch",
         "_bytes_sent",
+        "_closing",
         "_connected_at",
         "_control",
         "_core",
@@ -140,6 +142,8 @@ class NativeConnection(asyncio.Protocol):
         self._marked = False
         self._paused = False
         self._gone = False
+        self._closing = False
+        self._batch = False
         self._bytes_sent = 0
         self._messages_received = 0
         self._connected_at = time.time()
@@ -281,6 +285,7 @@ class NativeConnection(asyncio.Protocol):
     def _on_hello(self, core: ServerProtocol, hello: m.Hello) -> None:
         self.session_id = hello.session_id or "ses_" + secrets.token_urlsafe(16)
         self._user_id = hello.user_id
+        self._batch = core.batch
         core.establish(self.connection_id, self.session_id, self._hub.streams.running_in(self.session_id))
         self._schedule()
 
@@ -338,7 +343,7 @@ class NativeConnection(asyncio.Protocol):
             raise ResumeAhead(f"Only chunks up to {window.sent} were sent on this connection")
         attachment = self._attachments.get(asked.stream_id)
         if attachment is None:  # the stream has ended here; its chunks can still be sent again
-            attachment = self._attachments[asked.stream_id] = self._hub.streams.attach(stream, window, self._on_roused)
+            attachment = self._attach(stream, window)
             attachment.told = True
         attachment.send_again(asked.from_chunk_id, asked.to_chunk_id)
 
@@ -371,13 +376,19 @@ class NativeConnection(asyncio.Protocol):
             return
         if known is not None:
             self._detach(known)
+        self._attach(stream, window).rouse()
+
+    def _attach(self, stream: StreamLike, window: SendWindow) -> Attachment:
         attachment = self._hub.streams.attach(stream, window, self._on_roused)
+        attachment.frames = FrameBook.of(stream.log)
         self._attachments[stream.stream_id] = attachment
-        attachment.rouse()
+        return attachment
 
     def _detach(self, attachment: Attachment) -> None:
         self._attachments.pop(attachment.log.stream_id, None)
         attachment.log.detach(attachment)
+        if attachment in self._ready:
+            self._ready.remove(attachment)
 
     def _on_roused(self, attachment: Attachment) -> None:
         self._ready.append(attachment)
@@ -394,25 +405,29 @@ class NativeConnection(asyncio.Protocol):
     def flush(self) -> None:
         """Write what this tick has brought: control messages first, then chunks."""
         self._marked = False
-        if self._gone or self._websocket.state is not State.OPEN:
+        if self._gone or self._closing:
             return
-        control = self._control
-        if control:
-            self._control = []
-            self._write_control(control)
+        if self._control:
+            self._write_control()
         while self._ready and not self._paused:
             self._write_chunks()
         if self._core is not None and self._core.close is not None:
             self._say_close(self._core.close.code, self._core.close.reason)
 
-    def _write_control(self, messages: list[bytes]) -> None:
-        self._write(b"".join([text_frame(message) for message in messages]))
+    def _write_control(self) -> None:
+        control, self._control = self._control, []
+        self._write(b"".join([text_frame(message) for message in control]))
         if self._paused and self._transport.get_write_buffer_size() > WRITE_HIGH + MAX_HELD_CONTROL:
             self._transport.abort()  # it does not read, so it would not read a close frame either
 
     def _write_chunks(self) -> None:
         """One write of at most about a slice, one turn for each attachment that is ready."""
         ready, self._ready = self._ready, []
+        if len(ready) == 1:
+            part = self._take(ready[0])
+            if part:
+                self._write(part)
+            return
         parts: list[bytes] = []
         size = 0
         for attachment in ready:
@@ -420,29 +435,21 @@ class NativeConnection(asyncio.Protocol):
                 self._ready.append(attachment)
                 continue
             part = self._take(attachment)
-            if part:
-                parts.append(part)
-                size += len(part)
-        if parts:
-            self._write(parts[0] if len(parts) == 1 else b"".join(parts))
+            parts.append(part)
+            size += len(part)
+        if size:
+            self._write(b"".join(parts))
 
     def _take(self, attachment: Attachment) -> bytes:
-        if attachment.log.stream_id not in self._attachments:
-            return b""
-        book = FrameBook.of(attachment.log)
         span = attachment.take(WRITE_SLICE)
-        if span is None:
-            part = b""
-        else:
-            assert self._core is not None
-            part = book.span(*span, batch=self._core.batch)
-            if not attachment.waiting:
-                self._ready.append(attachment)
-                return part
-        if attachment.take_outcome() is not None:
-            part += book.outcome()
-        if attachment.told:
-            self._on_told(attachment)
+        part = b"" if span is None else attachment.frames.span(span[0], span[1], batch=self._batch)
+        if not attachment.waiting:
+            self._ready.append(attachment)
+        elif attachment.log.outcome is not None:
+            if attachment.take_outcome() is not None:
+                part += attachment.frames.outcome()
+            if attachment.told:
+                self._on_told(attachment)
         return part
 
     def _on_told(self, attachment: Attachment) -> None:
@@ -471,6 +478,7 @@ class NativeConnection(asyncio.Protocol):
             if data:
                 self._write(data)
             else:
+                self._closing = True
                 self._transport.close()
 
     # -- the end
@@ -484,8 +492,10 @@ class NativeConnection(asyncio.Protocol):
             self._carry_out()
 
     def _say_close(self, code: int, reason: str) -> None:
-        self._websocket.send_close(code, reason)
-        self._write_websocket()
+        self._closing = True
+        if self._websocket.state is State.OPEN:
+            self._websocket.send_close(code, reason)
+            self._write_websocket()
         for attachment in list(self._attachments.values()):
             self._detach(attachment)
         self._hub.loop.call_later(CLOSE_TIMEOUT, self._transport.abort)

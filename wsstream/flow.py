@@ -115,7 +115,7 @@ class AdaptiveWindow:
     """Seconds a client may hold an ack back (docs/protocol.md, rule 4)."""
 
     def __init__(self, floor: int = 8, ceiling: int = 1000) -> None:
-        self._floor = floor
+        self._floor = min(floor, ceiling)
         self._ceiling = ceiling
         self._mark: int | None = None
         self._start_at = 0.0

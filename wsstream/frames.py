@@ -48,6 +48,8 @@ class FrameBook:
 
     def span(self, first: int, last: int, *, batch: bool) -> bytes:
         """The frames of the chunks ``first`` … ``last``: one each, or merged where the viewer takes batches."""
+        if len(self._log.attachments) == 1:
+            return self._make(first, last, batch)
         key = (first, last, batch)
         if key != self._made_for:
             self._made = self._make(first, last, batch)

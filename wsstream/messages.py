@@ -19,7 +19,7 @@ MAX_ID = 2**53 - 1
 ChunkId = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-SessionId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:~-]{1,128}$")]
+SessionId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:~-]{1,128}\Z")]
 Timestamp = int | float | str | None
 
 
@@ -321,8 +321,9 @@ def decode_client(data: bytes, *, first: bool = False) -> ClientMessage:
     """
     try:
         return _decode_client(data)  # type: ignore[no-any-return]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        if first and _type_of(data, _CLIENT_TYPES) is None:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        name = _type_of(data, _CLIENT_TYPES)
+        if first and name is None:
             return _as_hello(data)
         raise MalformedMessage(_explain(error)) from None
 
@@ -336,7 +337,7 @@ def decode_server(data: bytes | str) -> ServerMessage:
     """
     try:
         return _decode_server(data)  # type: ignore[no-any-return]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         _type_of(data, _SERVER_TYPES)
         raise MalformedMessage(_explain(error)) from None
 
@@ -350,7 +351,7 @@ def _type_of(data: bytes | str, known: frozenset[str | int | None]) -> str | Non
     """
     try:
         name = _decode_envelope(data).type
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise MalformedMessage(_explain(error)) from None
     if name is msgspec.UNSET:
         return None
@@ -362,7 +363,7 @@ def _type_of(data: bytes | str, known: frozenset[str | int | None]) -> str | Non
 def _as_hello(data: bytes) -> Hello:
     try:
         return _decode_hello(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise MalformedMessage(_explain(error)) from None
 
 
@@ -455,6 +456,8 @@ class ChunkWriter:
 
     def chunk(self, chunk_id: int, body: bytes, kind: int) -> bytes:
         """One `content_chunk` (or `stream_rewind`)."""
+        if not kind:
+            return b'%b%d,"content":"%b"}' % (self._chunk, chunk_id, body)
         if kind == Kind.REWIND:
             return b"%b%d,%b}" % (self._rewind, chunk_id, body)
         return b'%b%d,"content":"%b%b' % (self._chunk, chunk_id, body, _KIND_SUFFIX[kind])

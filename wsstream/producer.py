@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 from wsstream.chunklog import ChunkLog
 from wsstream.chunks import ChatRequest, Delta, Finish, Outcome, Receipt, StreamState
 from wsstream.errors import ChunkTimeout, InternalFailure, Interrupted, ProviderTimeout, StreamFailure
-from wsstream.providers.base import Piece, Provider
+from wsstream.providers.base import Provider
 from wsstream.text import SurrogateRepair
 
 logger = logging.getLogger(__name__)
@@ -26,6 +25,9 @@ YIELD_EVERY = 64
 
 MAX_CHUNK_CHARS = 16 * 1024
 """A larger delta is cut, so that a byte window can hold it."""
+
+CHECK_EVERY = 16
+"""Puts after which an answer's size is looked at; it may be exceeded by that much."""
 
 CLOSE_TIMEOUT = 5.0
 """Seconds a provider gets to close its upstream connection before its task is cancelled again."""
@@ -50,10 +52,10 @@ class Producer:
         "_begun",
         "_cancelled_at",
         "_deadline",
-        "_finish",
         "_limits",
         "_log",
         "_loop",
+        "_over",
         "_provider",
         "_reason",
         "_repair",
@@ -64,6 +66,7 @@ class Producer:
         "_timed_out",
         "_timer",
         "_ttft",
+        "_unchecked",
     )
 
     def __init__(self, provider: Provider, request: ChatRequest, log: ChunkLog, limits: Limits) -> None:
@@ -73,7 +76,6 @@ class Producer:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._repair: SurrogateRepair | None = None
-        self._finish: Finish | None = None
         self._started = time.monotonic()
         self._ttft: float | None = None
         self._deadline = self._started + limits.first_token
@@ -82,7 +84,9 @@ class Producer:
         self._cancelled_at: float | None = None
         self._reason: StreamFailure | None = None
         self._since_yield = 0
+        self._unchecked = 0
         self._begun = False
+        self._over = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:
@@ -97,6 +101,7 @@ class Producer:
         """
         if self._cancelled_at is None and self._task is not None and not self._task.done():
             self._cancelled_at = time.monotonic()
+            self._over = True
             self._reason = reason
             self._deadline = self._cancelled_at + CLOSE_TIMEOUT
             self._rearm(self._deadline)
@@ -108,70 +113,79 @@ class Producer:
         try:
             if self._cancelled_at is not None:
                 raise asyncio.CancelledError
-            outcome = await self._drain()
+            outcome = self._ended(await self._provider.answer(self._request, self))
         except asyncio.CancelledError:
             outcome = self._stopped()
         except StreamFailure as failure:
             outcome = self._failed(failure)
         except Exception:
+            # A provider's bug ends its own stream and nothing else.
             logger.exception("stream %s: the provider failed unexpectedly", self._log.stream_id)
             outcome = self._failed(InternalFailure())
         finally:
+            self._over = True
             self._timer.cancel()
         self._log.finish(outcome)
 
-    async def _drain(self) -> Outcome:
-        async with aclosing(self._provider.stream(self._request)) as stream:
-            await self._read(stream)
-        if self._finish is None:
-            raise Interrupted("The answer was cut off before its end")
-        return self._ended(self._finish)
+    # -- the sink
 
-    async def _read(self, stream: AsyncIterator[Sequence[Piece]]) -> None:
-        log = self._log
-        async for pieces in stream:
-            self._deadline = time.monotonic() + self._limits.between
-            if pieces and type(pieces[-1]) is Finish:
-                self._finish = pieces[-1]
-                pieces = pieces[:-1]
-            if pieces:
-                self._append(cast("Sequence[Delta]", pieces))
-            if self._finish is not None:
-                return
-            if not log.has_room():
-                await self._wait_room()
-            elif self._since_yield >= YIELD_EVERY:
-                self._since_yield = 0
-                await asyncio.sleep(0)
-
-    def _append(self, deltas: Sequence[Delta]) -> None:
+    def put(self, deltas: Sequence[Delta]) -> None:
+        """Append ``deltas`` to the log. After a cancel they are dropped: nobody is to be billed for more."""
+        if self._over:
+            return
+        now = time.monotonic()
+        self._deadline = now + self._limits.between
         if self._ttft is None:
-            self._ttft = time.monotonic() - self._started
-        self._since_yield += len(deltas)
-        log = self._log
-        if any(len(delta.content) > MAX_CHUNK_CHARS for delta in deltas):
-            deltas = [part for delta in deltas for part in _cut(delta)]
+            self._ttft = now - self._started
+        for delta in deltas:
+            if len(delta.content) > MAX_CHUNK_CHARS:
+                deltas = [part for whole in deltas for part in _cut(whole)]
+                break
         if self._repair is None:
             try:
-                log.append(deltas)
+                self._log.append(deltas)
             except UnicodeEncodeError:
                 # Half a surrogate pair: from here on text goes through the repair, which holds and joins the halves.
                 self._repair = SurrogateRepair()
         if self._repair is not None:
-            log.append([Delta(text, d.kind) for d in deltas if (text := self._repair.feed(d.content))])
-        if len(log) > self._limits.chunks or log.weight > self._limits.weight:
-            raise Interrupted("The answer is longer than this server allows", recoverable=False)
+            self._append_repaired(self._repair, deltas)
+        self._since_yield += len(deltas)
+        self._unchecked += 1
+        if self._unchecked == CHECK_EVERY:
+            self._check_limits()
 
-    def _flush_repair(self) -> None:
-        if self._repair is not None and (rest := self._repair.flush()):
-            self._log.append([Delta(rest)])
+    def _append_repaired(self, repair: SurrogateRepair, deltas: Sequence[Delta]) -> None:
+        whole = [Delta(text, delta.kind) for delta in deltas if (text := repair.feed(delta.content))]
+        if whole:
+            self._log.append(whole)
 
-    async def _wait_room(self) -> None:
-        # Nobody reads the provider meanwhile, so its silence proves nothing.
+    def _check_limits(self) -> None:
+        self._unchecked = 0
+        if len(self._log) > self._limits.chunks or self._log.weight > self._limits.weight:
+            self.cancel(Interrupted("The answer is longer than this server allows", recoverable=False))
+
+    def has_room(self) -> bool:
+        """Whether the slowest viewer is near enough."""
+        return self._log.has_room()
+
+    async def wait_room(self) -> None:
+        """Wait for the slowest viewer. The upstream's silence proves nothing meanwhile: nobody reads it."""
         self._since_yield = 0
         self._deadline = float("inf")
         await self._log.wait_room()
         self._deadline = time.monotonic() + self._limits.between
+
+    async def give_way(self) -> None:
+        """Wait for room, or for one turn of the loop after every `YIELD_EVERY` chunks."""
+        if not self._log.has_room():
+            await self.wait_room()
+        elif self._since_yield >= YIELD_EVERY:
+            self._since_yield = 0
+            await asyncio.sleep(0)
+
+    def _flush_repair(self) -> None:
+        if self._repair is not None and (rest := self._repair.flush()):
+            self._log.append([Delta(rest)])
 
     def _on_timer(self) -> None:
         """A real timer, that looks at the deadline: moving that for every token costs next to nothing."""

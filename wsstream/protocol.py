@@ -176,7 +176,10 @@ class ServerProtocol:
             self._events.append(message if message.stream_id else msgspec.structs.replace(message, stream_id=stream_id))
 
     def _on_chat(self, message: m.ChatRequested, now: float) -> None:
-        self._step(ConnectionInput.REQUEST)
+        try:
+            self._step(ConnectionInput.REQUEST)
+        except LocalError:
+            raise Draining from None
         if (message.messages is None) == (message.message is None):
             raise BadRequest("chat_request takes either messages or message")
         if message.messages is not None and not message.messages:
@@ -349,25 +352,27 @@ class ServerProtocol:
         if late < 0 or self._state is ConnectionState.CLOSED:
             return
         if late > LATE:
-            self.last_heard += late  # this process slept: what the peer sent meanwhile is still unread
+            self._forgive(late, now)
         if self._state is ConnectionState.GREETING:
-            self.fail(CloseCode.TIMEOUT, "no hello in time")
-        elif now - self.last_heard >= self._settings.heartbeat_timeout:
+            if now >= self._beat_at + self._settings.hello_timeout:
+                self.fail(CloseCode.TIMEOUT, "no hello in time")
+        elif now >= self.last_heard + self._settings.heartbeat_timeout:
             self.fail(CloseCode.TIMEOUT, "nothing heard in time")
         elif now >= self._next_beat:
             self._beat_at = now
             self._next_beat = now + self._settings.heartbeat_interval
             self._send(m.Heartbeat(timestamp=now))
 
+    def _forgive(self, late: float, now: float) -> None:
+        """This process slept: what the peer sent meanwhile is still unread, and gets a moment to be read."""
+        self.last_heard = min(now, self.last_heard + late + LATE)
+        if self._state is ConnectionState.GREETING:
+            self._beat_at = min(now, self._beat_at + late + LATE)
+
     # -- helpers
 
     def _step(self, happened: ConnectionInput) -> None:
-        try:
-            self._state = step(CONNECTION, self._state, happened)
-        except LocalError:
-            if happened is ConnectionInput.REQUEST:
-                raise Draining from None
-            raise
+        self._state = step(CONNECTION, self._state, happened)
 
     def _send(self, message: m.ServerMessage) -> None:
         self._out.append(m.encode(message))

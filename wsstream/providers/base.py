@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from wsstream.chunks import ChatRequest, Delta, Finish
 
-Piece = Delta | Finish
+
+class Sink(Protocol):
+    """Where a provider puts an answer's deltas. The producer is one."""
+
+    def put(self, deltas: Sequence[Delta]) -> None:
+        """Take deltas, none of them empty; what arrived together is put together. Never blocks, never raises.
+
+        May be called from any callback of the event loop, not only from the provider's own task.
+        """
+
+    def has_room(self) -> bool:
+        """Whether to read on. A provider that puts more without asking is only bounded by the answer's limits."""
+
+    async def wait_room(self) -> None:
+        """Wait until there is room. The provider reads nothing from its upstream meanwhile."""
+
+    async def give_way(self) -> None:
+        """Let others have their turn: waits for room, and now and then for one turn of the loop.
+
+        For providers that put in a loop which may never wait otherwise.
+        """
 
 
 class Provider(Protocol):
     """A source of answers."""
 
-    def stream(self, request: ChatRequest) -> AsyncGenerator[Sequence[Piece], None]:
-        """The answer to ``request``. What arrives together is yielded together; a `Finish` comes last.
+    async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
+        """Put the answer to ``request`` into ``sink``, and return its end.
 
-        Closing the generator (``aclose``, or cancelling the task that waits in it) must close the upstream connection
-        before it returns: that is what stops the billing. Waiting is the provider's only chance to be cancelled, so a
-        provider that never waits must not yield more than a few hundred deltas at once.
+        When the task that runs this is cancelled, the upstream connection must be closed before it returns: that is
+        what stops the billing.
 
         Raises:
             StreamFailure: the answer ends here; everything the upstream does wrong is translated to one of these.
         """
-        ...
 
     async def close(self) -> None:
         """Release what all answers share. No answer is running any more."""
-        ...

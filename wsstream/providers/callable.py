@@ -1,20 +1,20 @@
 """Any async generator function as a provider: ``--provider package.module:attribute``.
 
 The function is called with the `ChatRequest` and yields strings, `Delta`s, or sequences of them, and a `Finish` at the
-end if it has something to say there. An object with a ``stream`` method is taken as a provider as it is; a class or
+end if it has something to say there. An object with an ``answer`` method is taken as a provider as it is; a class or
 function without parameters that returns one is called first.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from typing import Any, cast
 
 from wsstream.chunks import ChatRequest, Delta, Finish
 from wsstream.errors import ConfigError
-from wsstream.providers.base import Piece, Provider
+from wsstream.providers.base import Provider, Sink
 
 
 def adapt(target: Any) -> Provider:
@@ -27,11 +27,11 @@ def adapt(target: Any) -> Provider:
         return CallableProvider(target)
     if inspect.isclass(target) or (inspect.isfunction(target) and not inspect.signature(target).parameters):
         target = target()
-    if hasattr(target, "stream"):
+    if hasattr(target, "answer"):
         return cast(Provider, target)
     if callable(target) and inspect.isasyncgenfunction(type(target).__call__):
         return CallableProvider(target)
-    raise ConfigError(f"provider: {target!r} is neither an async generator function nor has it a stream method")
+    raise ConfigError(f"provider: {target!r} is neither an async generator function nor has it an answer method")
 
 
 class CallableProvider:
@@ -40,21 +40,27 @@ class CallableProvider:
     def __init__(self, function: Callable[[ChatRequest], Any]) -> None:
         self._function = function
 
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[Sequence[Piece], None]:
-        """Yield what the function yields, as deltas."""
+    async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
+        """Put what the function yields."""
         async with aclosing(self._function(request)) as items:
             async for item in items:
-                yield _pieces(item)
+                if isinstance(item, Finish):
+                    return item
+                deltas = _deltas(item)
+                if deltas:
+                    sink.put(deltas)
+                await sink.give_way()
+        return Finish()
 
     async def close(self) -> None:
         """Nothing is shared."""
 
 
-def _pieces(item: object) -> Sequence[Piece]:
+def _deltas(item: object) -> list[Delta]:
     if isinstance(item, str):
         return [Delta(item)] if item else []
-    if isinstance(item, Delta | Finish):
-        return [item]
+    if isinstance(item, Delta):
+        return [item] if item.content else []
     if isinstance(item, Iterable):
-        return [piece for part in item for piece in _pieces(part)]
+        return [delta for part in item for delta in _deltas(part)]
     raise TypeError(f"a provider yields strings, deltas or sequences of them, not {type(item).__name__}")

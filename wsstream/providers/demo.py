@@ -7,10 +7,11 @@ digits of CLOCK_MONOTONIC in microseconds and a space, so that a reader on the s
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -18,13 +19,16 @@ import msgspec
 from wsstream.chunks import ChatRequest, Delta, Finish, Usage
 from wsstream.config import Config
 from wsstream.errors import ProviderError
-from wsstream.providers.base import Piece
+from wsstream.providers.base import Sink
 from wsstream.providers.demo_answers import ANSWERS, WORDS
 from wsstream.providers.pacing import Ticker
 
 HUMAN_RATE = 40
 BURST = 64
-"""Tokens yielded at once where nothing paces them."""
+"""Tokens put at once where nothing paces them."""
+
+Make = Callable[[int, int], Sequence[Delta]]
+"""Makes the tokens from one number up to another."""
 
 _TOKEN = re.compile(r"\s*\S{1,7}|\s+")
 
@@ -44,8 +48,8 @@ class DemoProvider:
     def __init__(self) -> None:
         self._ticker: Ticker | None = None
 
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[Sequence[Piece], None]:
-        """Yield the answer at its pace."""
+    async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
+        """Put the answer at its pace."""
         name, _, spec = (request.model or "demo").partition(":")
         if name != "demo":
             raise ProviderError("The demo provider knows the models demo and demo:rate=R,tokens=N[,stamp=1][,seed=S]")
@@ -57,35 +61,70 @@ class DemoProvider:
             tokens = _TOKEN.findall(_answer(request))
             count, make = len(tokens), lambda first, last: [Delta(text) for text in tokens[first:last]]
         if model.rate:
-            async for piece in self._paced(count, make, model.rate):
-                yield piece
+            await self._pace(count, make, model.rate, sink)
         else:
             for first in range(0, count, BURST):
-                yield make(first, min(first + BURST, count))
-        yield [Finish("stop", Usage(_size(request), count))]
+                sink.put(make(first, min(first + BURST, count)))
+                await sink.give_way()
+        return Finish("stop", Usage(_size(request), count))
 
-    async def _paced(
-        self, count: int, make: Callable[[int, int], list[Piece]], rate: float
-    ) -> AsyncGenerator[Sequence[Piece], None]:
+    async def _pace(self, count: int, make: Make, rate: float, sink: Sink) -> None:
         if self._ticker is None:
             self._ticker = Ticker()
-        ticker = self._ticker
-        now = time.monotonic
-        start = now()
-        made = 0
-        while made < count:
-            # Token n is due at start + n / rate; a reader that was late gets what is due together.
-            due = min(count, int((now() - start) * rate) + 1)
-            if due > made:
-                yield make(made, due)
-                made = due
-            else:
-                await ticker.until(start + made / rate)
+        paced = _Paced(self._ticker, count, make, rate, sink)
+        try:
+            while await paced.run():
+                await sink.wait_room()
+        finally:
+            paced.stop()
 
     async def close(self) -> None:
         """Stop the clock."""
         if self._ticker is not None:
             self._ticker.close()
+
+
+class _Paced:
+    """One answer at a steady rate: token n is due at start + n / rate, and what is due together is put together."""
+
+    __slots__ = ("_count", "_made", "_make", "_rate", "_resting", "_sink", "_start", "_ticker")
+
+    def __init__(self, ticker: Ticker, count: int, make: Make, rate: float, sink: Sink) -> None:
+        self._ticker = ticker
+        self._count = count
+        self._make = make
+        self._rate = rate
+        self._sink = sink
+        self._made = 0
+        self._start = time.monotonic()
+        self._resting: asyncio.Future[bool] | None = None
+
+    async def run(self) -> bool:
+        """Put tokens until all are put (False) or there is no room for more (True)."""
+        self._resting = asyncio.get_running_loop().create_future()
+        self._start = max(self._start, time.monotonic() - self._made / self._rate)  # waiting was no debt
+        self._beat()
+        return await self._resting
+
+    def _beat(self) -> None:
+        resting = self._resting
+        if resting is None or resting.done():
+            return
+        made = self._made
+        due = min(self._count, int((time.monotonic() - self._start) * self._rate + 1e-6) + 1)
+        if due > made:
+            self._made = due
+            self._sink.put(self._make(made, due))
+        if due >= self._count:
+            resting.set_result(False)
+        elif not self._sink.has_room():
+            resting.set_result(True)
+        else:
+            self._ticker.call_at(self._start + self._made / self._rate, self._beat)
+
+    def stop(self) -> None:
+        """Put nothing any more."""
+        self._resting = None
 
 
 def make(config: Config) -> DemoProvider:
@@ -113,7 +152,7 @@ def _reject(spec: str) -> DemoModel:
     raise ProviderError(f"The demo provider cannot read {spec[:80]!r}: write rate=R,tokens=N[,stamp=1][,seed=S]")
 
 
-def _maker(model: DemoModel) -> Callable[[int, int], list[Piece]]:
+def _maker(model: DemoModel) -> Make:
     if model.stamp:
         return lambda first, last: [Delta("@%016d " % (time.monotonic_ns() // 1000)) for _ in range(first, last)]
     words = [Delta(word + " ") for word in WORDS]

@@ -41,9 +41,12 @@ class Store(Protocol):
         """Begin a log."""
 
     def append(
-        self, stream_id: str, first: int, bodies: Sequence[bytes], kinds: bytes, committed: Callable[[], None]
+        self, stream_id: str, first: int, bodies: Sequence[bytes], kinds: bytes, committed: Callable[[int], None]
     ) -> None:
-        """Add the chunks ``first``, ``first + 1`` … to a log that ends at ``first - 1``."""
+        """Add the chunks ``first``, ``first + 1`` … to a log that ends at ``first - 1``.
+
+        ``committed`` is called with the last chunk id that is safe now.
+        """
 
     def finish(self, stream_id: str, outcome: Outcome, committed: Callable[[], None]) -> None:
         """Add the terminal record, behind every chunk appended before."""

@@ -15,10 +15,10 @@ class MemoryStore:
         """Nothing to do."""
 
     def append(
-        self, stream_id: str, first: int, bodies: Sequence[bytes], kinds: bytes, committed: Callable[[], None]
+        self, stream_id: str, first: int, bodies: Sequence[bytes], kinds: bytes, committed: Callable[[int], None]
     ) -> None:
         """Commit at once."""
-        committed()
+        committed(first + len(bodies) - 1)
 
     def finish(self, stream_id: str, outcome: Outcome, committed: Callable[[], None]) -> None:
         """Commit at once."""

@@ -1,0 +1,377 @@
+"""The way to an upstream: an SDK's HTTP client on top, and its response bodies pushed past it.
+
+An SDK does what it is good at (credentials, retries before the first byte, request ids, status errors) up to the
+response's headers. The body does not pass through it: every layer of iterators in between costs more per token than all
+the rest of the way to the viewer (docs/benchmarks.md, "Reading the provider"). So the SDK's client gets a transport of
+ours, HTTP/1.1 on httptools' parser, that hands each read to a callback.
+
+Where a proxy is configured the SDK keeps its own transport, and `pump` reads that: slower, with the same result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from typing import cast
+from urllib.request import getproxies, proxy_bypass
+
+import httptools
+import httpx2
+
+_BODY = "wsstream.body"
+
+CONNECT_TIMEOUT = 10.0
+TIMEOUT = httpx2.Timeout(None, connect=CONNECT_TIMEOUT)
+"""Reading has no time limit here: the producer watches for silence, and knows when it is nobody's fault."""
+IDLE_TIMEOUT = 15.0
+"""Seconds a connection is kept for the next request."""
+MAX_IDLE = 100
+MAX_HEAD = 64 * 1024
+MAX_HELD = 1024 * 1024
+"""Bytes of a body kept while nobody takes them; then the upstream has to wait."""
+
+Take = Callable[[bytes], bool]
+"""Takes what one read brought; False to be given no more for now."""
+Origin = tuple[str, str, int]
+
+
+def http_client(base_url: str) -> httpx2.AsyncClient:
+    """An HTTP client for an SDK that will talk to ``base_url``."""
+    host = httpx2.URL(base_url).host
+    if getproxies().keys() & {"http", "https", "all"} and not proxy_bypass(host):
+        return httpx2.AsyncClient(timeout=TIMEOUT)
+    return httpx2.AsyncClient(timeout=TIMEOUT, transport=_Transport())
+
+
+async def pump(response: httpx2.Response, take: Take) -> bool:
+    """Give ``take`` the body as it comes. True when it wanted no more, False when the body has ended.
+
+    Raises:
+        httpx2.TransportError: the connection broke.
+    """
+    body: _Body | None = response.extensions.get(_BODY)
+    if body is not None:
+        return await body.pump(take)
+    async for data in response.aiter_bytes():
+        if not take(data):
+            return True
+    return False
+
+
+async def finish(response: httpx2.Response, patience: float) -> None:
+    """Read what little may follow, for ``patience`` seconds, so that the connection can serve another request."""
+    try:
+        async with asyncio.timeout(patience):
+            while await pump(response, lambda _: True):
+                pass
+    except (TimeoutError, httpx2.HTTPError):
+        return  # it is closed instead of reused
+
+
+class _Transport(httpx2.AsyncBaseTransport):
+    """httpx2's requests on connections of ours."""
+
+    def __init__(self) -> None:
+        self._idle: dict[Origin, list[_Connection]] = {}
+        self._ssl: ssl.SSLContext | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        content = await request.aread()
+        while True:
+            connection, reused = await self._connection(request)
+            try:
+                return await connection.request(request, content)
+            except httpx2.RemoteProtocolError:
+                # An idle connection may have been closed while our request was under way to it.
+                if not reused or connection.heard:
+                    raise
+
+    async def _connection(self, request: httpx2.Request) -> tuple[_Connection, bool]:
+        url = request.url
+        origin = (url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80))
+        idle = self._idle.get(origin, [])
+        while idle:
+            connection = idle.pop()
+            if connection.revive():
+                return connection, True
+        return await self._connect(request, origin), False
+
+    async def _connect(self, request: httpx2.Request, origin: Origin) -> _Connection:
+        scheme, host, port = origin
+        context = self._context() if scheme == "https" else None
+        loop = asyncio.get_running_loop()
+        limit = request.extensions.get("timeout", {}).get("connect", CONNECT_TIMEOUT)
+        try:
+            async with asyncio.timeout(limit):
+                _, connection = await loop.create_connection(lambda: _Connection(self, origin), host, port, ssl=context)
+        except TimeoutError as error:
+            raise httpx2.ConnectTimeout(f"{host}:{port}", request=request) from error
+        except OSError as error:
+            raise httpx2.ConnectError(str(error), request=request) from error
+        return connection
+
+    def _context(self) -> ssl.SSLContext:
+        if self._ssl is None:
+            self._ssl = httpx2.create_ssl_context()
+        return self._ssl
+
+    def keep(self, connection: _Connection, origin: Origin) -> bool:
+        """Keep an idle connection for the next request; False where enough are kept."""
+        idle = self._idle.setdefault(origin, [])
+        if len(idle) >= MAX_IDLE:
+            return False
+        idle.append(connection)
+        return True
+
+    def forget(self, connection: _Connection, origin: Origin) -> None:
+        """An idle connection is gone."""
+        idle = self._idle.get(origin, [])
+        if connection in idle:
+            idle.remove(connection)
+
+    async def aclose(self) -> None:
+        for idle in self._idle.values():
+            for connection in list(idle):
+                connection.abort()
+        self._idle.clear()
+
+
+class _Connection(asyncio.Protocol):
+    """One HTTP/1.1 connection: one request at a time."""
+
+    def __init__(self, pool: _Transport, origin: Origin) -> None:
+        self._pool = pool
+        self._origin = origin
+        self._transport: asyncio.Transport
+        self._parser = httptools.HttpResponseParser(self)
+        self._body: _Body | None = None
+        self._answer: asyncio.Future[httpx2.Response] | None = None
+        self._request: httpx2.Request | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_size = 0
+        self._expiry: asyncio.TimerHandle | None = None
+        self._alive = False
+        self.heard = False
+        """Whether anything of the current response has come."""
+
+    # -- requests
+
+    async def request(self, request: httpx2.Request, content: bytes) -> httpx2.Response:
+        """Send ``request``; the response as soon as its head is there."""
+        self.heard = False
+        self._request = request
+        self._headers = []
+        self._head_size = 0
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(_head(request) + content)
+        try:
+            return await self._answer
+        except BaseException:
+            self.abort()
+            raise
+        finally:
+            self._answer = None
+
+    def release(self) -> None:
+        """The body was read to its end: keep the connection, if both sides agree."""
+        self._body = None
+        keep = self._alive and self._parser.should_keep_alive()
+        self._parser = httptools.HttpResponseParser(self)
+        if not keep or not self._pool.keep(self, self._origin):
+            self.abort()
+            return
+        self._expiry = asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self.abort)
+
+    def revive(self) -> bool:
+        """Take an idle connection into use again; False where it has been closed."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        return self._alive
+
+    def abort(self) -> None:
+        """Close the socket at once."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        self._pool.forget(self, self._origin)
+        self._transport.abort()
+
+    def pause(self) -> None:
+        """Read no more: the upstream has to wait."""
+        if self._alive:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._alive:
+            self._transport.resume_reading()
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._alive = True
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None and self._body is None:
+            self.abort()  # an answer that nobody asked for
+            return
+        self.heard = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(httpx2.RemoteProtocolError(str(error), request=self._request))
+            self._transport.abort()
+            return
+        if self._body is not None:
+            self._body.deliver()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._alive = False
+        self._pool.forget(self, self._origin)
+        if self._body is not None and self._body.ends_with_connection and exc is None:
+            self._body.complete()
+            return
+        self._fail(httpx2.RemoteProtocolError(str(exc or "the connection was closed"), request=self._request))
+
+    def _fail(self, error: httpx2.TransportError) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+        elif self._body is not None:
+            self._body.fail(error)
+
+    # -- the parser's callbacks
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_size += len(name) + len(value)
+        if self._head_size > MAX_HEAD:
+            raise ValueError("the response's head is too large")
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:  # an interim response; the real one follows
+            self._headers = []
+            return
+        names = {name.lower() for name, _ in self._headers}
+        self._body = _Body(self, ends_with_connection=not names & {b"content-length", b"transfer-encoding"})
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(
+                httpx2.Response(
+                    status,
+                    headers=self._headers,
+                    stream=self._body,
+                    request=self._request,
+                    extensions={_BODY: self._body},
+                )
+            )
+
+    def on_body(self, data: bytes) -> None:
+        if self._body is not None:
+            self._body.held.append(data)
+
+    def on_message_complete(self) -> None:
+        if self._body is not None:
+            self._body.complete()
+
+
+class _Body(httpx2.AsyncByteStream):
+    """The body of one response, pushed to a `Take`, or pulled by the SDK, which reads those of errors."""
+
+    def __init__(self, connection: _Connection, *, ends_with_connection: bool) -> None:
+        self._connection = connection
+        self._take: Take | None = None
+        self._pumping: asyncio.Future[bool] | None = None
+        self._error: Exception | None = None
+        self._complete = False
+        self._closed = False
+        self.held: list[bytes] = []
+        self.ends_with_connection = ends_with_connection
+
+    async def pump(self, take: Take) -> bool:
+        """See `wsstream.providers.http.pump`."""
+        if not self.held:
+            if self._error is not None:
+                raise self._error
+            if self._complete:
+                return False
+        self._take = take
+        self._pumping = asyncio.get_running_loop().create_future()
+        self._connection.resume()
+        self.deliver()
+        try:
+            return await self._pumping
+        finally:
+            self._take = self._pumping = None
+
+    def deliver(self) -> None:
+        """Hand on what has come."""
+        take, pumping, held = self._take, self._pumping, self.held
+        if take is None or pumping is None or pumping.done():
+            if sum(map(len, held)) > MAX_HELD:
+                self._connection.pause()
+            return
+        if held:
+            data = held[0] if len(held) == 1 else b"".join(held)
+            held.clear()
+            try:
+                more = take(data)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to whoever waits
+                pumping.set_exception(error)
+                return
+            if not more:
+                self._connection.pause()
+                pumping.set_result(True)
+                return
+        if self._error is not None:
+            pumping.set_exception(self._error)
+        elif self._complete:
+            pumping.set_result(False)
+
+    def complete(self) -> None:
+        """Nothing follows."""
+        self._complete = True
+        if self.ends_with_connection:
+            self.deliver()
+
+    def fail(self, error: Exception) -> None:
+        """The connection broke, or spoke nonsense."""
+        if not self._complete:
+            self._error = error
+            self.deliver()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        pieces: list[bytes] = []
+
+        def take_one(data: bytes) -> bool:
+            pieces.append(data)
+            return False
+
+        while await self.pump(take_one):
+            while pieces:
+                yield pieces.pop(0)
+
+    async def aclose(self) -> None:
+        """Close the socket at once, unless the body was read to its end."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._complete and not self.held and not self.ends_with_connection:
+            self._connection.release()
+        else:
+            self._connection.abort()
+
+
+def _head(request: httpx2.Request) -> bytes:
+    lines = [request.method.encode("ascii") + b" " + request.url.raw_path + b" HTTP/1.1"]
+    for name, value in request.headers.raw:
+        if name.lower() not in (b"accept-encoding", b"connection"):
+            lines.append(name + b": " + value)
+    # What is compressed cannot be passed on token by token.
+    lines.append(b"Accept-Encoding: identity")
+    return b"\r\n".join([*lines, b"", b""])
