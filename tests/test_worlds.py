@@ -28,7 +28,8 @@ def test_twenty_thousand_sessions() -> None:
     while totals.sessions < SESSIONS:
         totals.add(World(seed).run())
         seed += 1
-    assert time.process_time() - started < SESSION_SECONDS
+    if sys.gettrace() is None:  # under a tracer, such as coverage, the time says nothing
+        assert time.process_time() - started < SESSION_SECONDS
     assert totals.drops > SESSIONS / 4
     assert totals.resumes > SESSIONS / 4
     assert totals.duplicates > SESSIONS / 4

@@ -175,7 +175,7 @@ class NativeConnection(asyncio.Protocol):
                     self._on_request(event)
         except Exception:
             logger.exception("connection %s: failed unexpectedly", self.connection_id)
-            self.close(CloseCode.INTERNAL_ERROR, "internal error")
+            self.on_broken()
         self._carry_out()
         self._write_websocket()
 
@@ -490,6 +490,11 @@ class NativeConnection(asyncio.Protocol):
         elif self._core.state is not ConnectionState.CLOSED:
             self._core.fail(code, reason)
             self._carry_out()
+
+    def on_broken(self) -> None:
+        """A mistake of ours must end this connection only, and say so: the client comes back and resumes."""
+        self._ready.clear()
+        self.close(CloseCode.INTERNAL_ERROR, "internal error")
 
     def _say_close(self, code: int, reason: str) -> None:
         self._closing = True

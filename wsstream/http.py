@@ -49,12 +49,19 @@ class GuardedHttp(HttpToolsProtocol):
                 return
             transport = self.transport
             self.handle_websocket_upgrade()
+            self._let_go()
             rest = data[upgrade.args[0] :]
             if rest:
                 transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]
         except httptools.HttpParserError:
             self._stop_timer()
             self.send_400_response("Invalid HTTP request received.")
+
+    def _let_go(self) -> None:
+        """This object has had its day. It and its parser refer to each other: without help both would stay a while."""
+        self.parser = None  # type: ignore[assignment]
+        self.scope = self.cycle = self.headers = None  # type: ignore[assignment]
+        self.flow = self.transport = None  # type: ignore[assignment]
 
     def on_message_begin(self) -> None:
         """A head begins."""

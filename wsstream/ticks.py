@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Protocol
+
+logger = logging.getLogger(__name__)
 
 
 class Flushable(Protocol):
@@ -12,6 +15,9 @@ class Flushable(Protocol):
 
     def flush(self) -> None:
         """Write them."""
+
+    def on_broken(self) -> None:
+        """Its own code failed, and the failure is logged: end it, others go on."""
 
 
 class Flusher:
@@ -44,7 +50,11 @@ class Flusher:
         if self._armed:
             self._loop.call_soon(self._run)
         for connection in batch:
-            connection.flush()
+            try:
+                connection.flush()
+            except Exception:
+                logger.exception("a connection failed unexpectedly")
+                connection.on_broken()
 
 
 class Timed(Protocol):
@@ -54,6 +64,9 @@ class Timed(Protocol):
 
     def on_timer(self, now: float) -> None:
         """It is that time, or up to `TimerWheel.RESOLUTION` later."""
+
+    def on_broken(self) -> None:
+        """Its own code failed, and the failure is logged: end it, others go on."""
 
 
 class TimerWheel:
@@ -99,7 +112,11 @@ class TimerWheel:
         for slot in sorted(slot for slot in self._slots if slot <= current):
             for member in self._slots.pop(slot):
                 member.slot = 0
-                member.on_timer(now)
+                try:
+                    member.on_timer(now)
+                except Exception:
+                    logger.exception("a connection failed unexpectedly")
+                    member.on_broken()
         if self._slots and self._timer is None:
             self._arm(min(self._slots))
 

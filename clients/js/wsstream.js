@@ -10,7 +10,7 @@
 
 export const SUBPROTOCOL = "wsstream.v1";
 /** An ack waits this long for company. The protocol allows 250; acks are thereby always at least this far apart, or half a window. */
-const ACK_DELAY_MS = 100;
+const ACK_DELAY_MS = 200;
 const CONNECT_TIMEOUT_MS = 10_000;
 const BACKOFF_FIRST_MS = 1_000;
 const BACKOFF_LIMIT_MS = 30_000;

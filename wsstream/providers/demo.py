@@ -12,6 +12,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -155,9 +156,15 @@ def _reject(spec: str) -> DemoModel:
 def _maker(model: DemoModel) -> Make:
     if model.stamp:
         return lambda first, last: [Delta("@%016d " % (time.monotonic_ns() // 1000)) for _ in range(first, last)]
-    words = [Delta(word + " ") for word in WORDS]
-    random.Random(model.seed).shuffle(words)
+    words = _shuffled(model.seed)
     return lambda first, last: [words[n % len(words)] for n in range(first, last)]
+
+
+@lru_cache(64)
+def _shuffled(seed: int) -> list[Delta]:
+    words = [Delta(word + " ") for word in WORDS]
+    random.Random(seed).shuffle(words)
+    return words
 
 
 def _answer(request: ChatRequest) -> str:

@@ -310,14 +310,14 @@ describe("acknowledgements", () => {
     assert.equal(talk.stream.inFlight, 8);
   });
 
-  test("An ack is cumulative and goes out 100 ms after the first chunk it covers.", () => {
+  test("An ack is cumulative and goes out 200 ms after the first chunk it covers.", () => {
     const talk = streaming();
     talk.says(chunk(1));
     assert.deepEqual(talk.render(), []);
     talk.wait(60);
     talk.says(chunk(2));
     assert.deepEqual(talk.render(), []);
-    assert.deepEqual(talk.wait(39), []);
+    assert.deepEqual(talk.wait(139), []);
     assert.deepEqual(talk.wait(1), [ack(2)]);
     assert.equal(talk.stream.inFlight, 0);
   });
@@ -331,7 +331,7 @@ describe("acknowledgements", () => {
       talk.says(chunk(id));
       [...talk.render(), ...talk.wait(5)].forEach(() => times.push(talk.now));
     }
-    assert.ok(times.length > 10);
+    assert.ok(times.length > 8);
     assert.ok(times.every((time, i) => i === 0 || time - times[i - 1] >= 50));
   });
 
@@ -354,14 +354,14 @@ describe("acknowledgements", () => {
     const talk = streaming();
     talk.says(...chunks(1, 2));
     talk.render(99);
-    assert.deepEqual(talk.wait(100), [ack(2)]);
+    assert.deepEqual(talk.wait(200), [ack(2)]);
   });
 
   test("The last chunks are acknowledged although the stream is complete.", () => {
     const talk = streaming();
     talk.says(chunk(1), complete(1));
     talk.render();
-    assert.deepEqual(talk.wait(100), [ack(1)]);
+    assert.deepEqual(talk.wait(200), [ack(1)]);
     assert.equal(talk.session.streams.size, 0);
   });
 

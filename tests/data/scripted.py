@@ -1,0 +1,95 @@
+"""Providers that do what a test says, when it says it. Without the package: a server in its own process loads this too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from wsstream.chunks import ChatRequest, Delta, Finish, Kind
+from wsstream.errors import ContentFiltered
+from wsstream.providers.base import Sink
+
+
+class Run:
+    """One answer under way. `closed` is set when the provider has been made to stop, or has ended."""
+
+    def __init__(self, request: ChatRequest, sink: Sink) -> None:
+        self.request = request
+        self.sink = sink
+        self.closed = asyncio.Event()
+        self.close_delay = 0.0
+        """Seconds that the upstream takes to close after a cancel."""
+        self._end: asyncio.Future[Finish] = asyncio.get_running_loop().create_future()
+
+    def put(self, *texts: str, kind: Kind = Kind.TEXT) -> None:
+        """Let these arrive together."""
+        self.sink.put([Delta(text, kind) for text in texts])
+
+    def finish(self, finish: Finish | None = None) -> None:
+        """End well."""
+        if not self._end.done():
+            self._end.set_result(finish or Finish())
+
+    def fail(self, error: Exception) -> None:
+        """End badly."""
+        self._end.set_exception(error)
+
+    async def play(self) -> Finish:
+        """The provider's part."""
+        try:
+            return await self._end
+        except asyncio.CancelledError:
+            if self.close_delay:
+                await asyncio.sleep(self.close_delay)
+            raise
+        finally:
+            self.closed.set()
+
+
+class Scripted:
+    """A provider whose answers stand in `runs`, in the order they were asked for."""
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+
+    async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
+        """Put what the test puts."""
+        run = Run(request, sink)
+        self.runs.append(run)
+        return await run.play()
+
+    async def close(self) -> None:
+        """Nothing is shared."""
+
+    @property
+    def last(self) -> Run:
+        """The newest answer."""
+        return self.runs[-1]
+
+
+current = Scripted()
+"""What ``--provider tests.data.scripted:current`` means; the fixture `scripted` renews it."""
+
+
+async def echo(request: ChatRequest) -> AsyncIterator[str]:
+    """The conversation, word by word."""
+    for word in str(request.messages[-1].content).split():
+        yield word + " "
+
+
+async def large(request: ChatRequest) -> AsyncIterator[str]:
+    """Chunks of 8 KiB, as many as are read."""
+    while True:
+        yield "x" * 8192
+
+
+async def failing(request: ChatRequest) -> AsyncIterator[str]:
+    """Half an answer."""
+    yield "half "
+    raise ContentFiltered
+
+
+async def buggy(request: ChatRequest) -> AsyncIterator[str]:
+    """A provider with a mistake in it."""
+    yield "before "
+    raise ZeroDivisionError("secret of the upstream")

@@ -1,0 +1,83 @@
+"""The shape of the house: every module has its test, every test its sentence, everything public its docstring."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+PACKAGE = TESTS.parent / "wsstream"
+
+# Modules without a test module of their own name, and what tests them instead.
+TESTED_ELSEWHERE = {
+    "__init__": "holds the version and a page of text",
+    "__main__": "three lines that call the command line",
+    "chunklog": "every viewer in test_worlds.py reads one",
+    "cli": "its commands have tests of their own: test_terminal.py and test_load.py",
+    "connection": "test_client.py talks to it over a real socket",
+    "frames": "every chunk in test_worlds.py travels in one",
+    "http": "test_client.py comes in through it",
+    "producer": "test_client.py reads what it writes",
+    "registry": "test_client.py is registered in it",
+    "server": "test_client.py starts one",
+    "streams": "test_client.py asks it for answers",
+    "ticks": "test_client.py is written to and timed by it",
+    "web": "served next to the socket that test_client.py uses",
+    "providers": "test_client.py is answered by one",
+    "stores": "test_worlds.py keeps its logs in one",
+    "testing": "test_worlds.py lives in it",
+    "wires": "there is none yet",
+}
+
+MODULES = sorted(path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists())
+TEST_FILES = sorted(path for path in TESTS.rglob("test_*.py"))
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_its_test(module: str) -> None:
+    """A module's tests are found under its name, or the list above says where they are."""
+    own = (TESTS / f"test_{module}.py").exists()
+    assert own or module in TESTED_ELSEWHERE, f"write tests/test_{module}.py"
+    assert not (own and module in TESTED_ELSEWHERE), f"{module} has its test now: take it off the list"
+
+
+def test_the_list_names_only_what_exists() -> None:
+    """No exception outlives the module it was made for."""
+    assert [module for module in TESTED_ELSEWHERE if module not in MODULES and module != "wires"] == []
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: path.stem)
+def test_every_test_says_what_it_is_about(path: Path) -> None:
+    """Each test begins with one sentence about the behaviour it holds."""
+    wrong = []
+    for function in _functions(_parse(path)):
+        if function.name.startswith("test"):
+            text = " ".join((ast.get_docstring(function) or "").split())
+            if not re.fullmatch(r"[^a-z\s].*[.!?]", text) or re.search(r"[.!?][\"')`]? [A-Z]", text):
+                wrong.append(f"{path.name}:{function.lineno} {function.name}: {text!r}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_everything_public_is_described(path: Path) -> None:
+    """Each module, and each public class and function at its top, has a docstring."""
+    tree = _parse(path)
+    missing = [] if ast.get_docstring(tree) or not tree.body else ["the module itself"]
+    for node in tree.body:
+        named = isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if named and not node.name.startswith("_") and not ast.get_docstring(node):
+            missing.append(node.name)
+    assert missing == []
