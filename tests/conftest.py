@@ -22,6 +22,7 @@ FAVOURS = ("OPENAI_API_KEY", "OPENAI_BASE_URL")
 SCRIPTED = "tests.data.scripted:current"
 
 Serve = Callable[..., Coroutine[Any, Any, Server]]
+Spawn = Callable[..., Coroutine[Any, Any, "ServerProcess"]]
 
 
 # -- what tests leave behind
@@ -123,7 +124,7 @@ class ServerProcess:
 
 
 @pytest.fixture
-async def spawn(tmp_path: Path) -> AsyncIterator[Callable[..., Coroutine[Any, Any, ServerProcess]]]:
+async def spawn(tmp_path: Path) -> AsyncIterator[Spawn]:
     """Starts servers in processes of their own: ``await spawn("--window", "5")``. They end with the test."""
     started: list[ServerProcess] = []
 

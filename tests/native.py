@@ -49,8 +49,10 @@ class Answer:
         return "".join(self.parts)
 
     def take(self, message: Message) -> None:
-        """Take a chunk, a batch or the end."""
-        assert self.end is None, f"{message['type']} behind the end"
+        """Take a chunk, a batch or the end. The end may be told again, nothing else may follow it."""
+        if self.end is not None:
+            assert message == self.end, f"{message['type']} behind the end"
+            return
         if message["type"] in ("content_chunk", "chunk_batch"):
             first, last = span(message)
             assert first == self.last + 1, f"chunk {first} after {self.last}"
@@ -183,10 +185,14 @@ class Native:
             return self.seen[before:]
 
     async def round_trip(self) -> None:
-        """Wait until everything sent so far has been read by the server, and its answers have come."""
-        stamp = f"mark {len(self.seen)}"
-        await self.send("heartbeat", timestamp=stamp)
-        await self.until("heartbeat_ack", timestamp=stamp)
+        """Wait until everything sent so far has been read by the server, and all that it caused has come.
+
+        Twice, because the first answer goes ahead of chunks that are sent in the same turn.
+        """
+        for _ in range(2):
+            stamp = f"mark {len(self.seen)}"
+            await self.send("heartbeat", timestamp=stamp)
+            await self.until("heartbeat_ack", timestamp=stamp)
 
     def answer(self, stream_id: str) -> Answer:
         """What has come of a stream."""

@@ -160,6 +160,14 @@ def test_what_was_not_sent_dies_with_its_connection() -> None:
     assert [message["type"] for message in said(end)] == ["hello"]
 
 
+def test_nothing_goes_ahead_of_the_hello() -> None:
+    """What was said without a connection is not sent on the next one."""
+    end = ClientProtocol()
+    end.list_streams()
+    end.connect(NOW)
+    assert [message["type"] for message in said(end)] == ["hello"]
+
+
 def test_losing_a_connection_twice_is_harmless() -> None:
     """A loss that is reported again changes nothing more."""
     end = make()
@@ -906,6 +914,16 @@ def test_a_client_s_heartbeats() -> None:
         end.handle_timer(at)
         assert said(end) == [{"type": "heartbeat", "timestamp": at}]
         assert hear(end, at, type="heartbeat_ack", timestamp=at) == []
+
+
+def test_no_heartbeat_before_the_greeting() -> None:
+    """A new connection keeps silent until the server has greeted, whatever the last one was about to say."""
+    end = make()
+    end.connection_lost()
+    end.connect(NOW + 9)
+    end.messages_to_send()
+    end.handle_timer(NOW + 11)
+    assert said(end) == []
 
 
 def test_a_server_s_heartbeat_is_answered() -> None:

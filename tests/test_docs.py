@@ -14,6 +14,7 @@ from wsstream import messages as m
 from wsstream.config import Config, settings
 from wsstream.errors import CloseCode, ErrorType
 from wsstream.server import Server
+from wsstream.states import CONNECTION, VIEW
 
 DOCS = Path(__file__).parent.parent / "docs"
 PROTOCOL = (DOCS / "protocol.md").read_text(encoding="utf-8")
@@ -99,3 +100,16 @@ def test_every_setting_is_documented(setting: Any) -> None:
     """The operations page has each setting with its default."""
     default = "" if setting.default is None else str(setting.default)
     assert f"| `{setting.flag}` | {default} | {setting.description} |" in OPERATIONS
+
+
+def test_the_state_tables_of_the_design_page_are_the_codes() -> None:
+    """The design page shows every transition of both tables, and no other."""
+    page = (DOCS / "design.md").read_text(encoding="utf-8")
+    shown = page.split("<!-- states -->")[1].split("<!-- /states -->")[0]
+    found = set(re.findall(r"([A-Z]+) -([a-z]+)-> ([A-Z]+)", shown))
+    real = {
+        (state.name, happened.name.lower(), after.name)
+        for table in (CONNECTION, VIEW)
+        for (state, happened), after in table.items()
+    }
+    assert found == real

@@ -660,6 +660,16 @@ def test_a_cancel_right_after_the_end_means_the_ended_stream() -> None:
     assert end.events_received() == [m.CancelStream("b")]
 
 
+def test_the_ended_stream_meant_is_the_last_to_end() -> None:
+    """A stream that was followed again counts as ended when it ended last."""
+    end = make_open()
+    for name in ("a", "b", "a"):
+        start(end, name)
+        end.end_stream(name)
+    say(end, type="cancel_stream")
+    assert end.events_received() == [m.CancelStream("a")]
+
+
 @pytest.mark.parametrize("streams", [[], ["a", "b"]])
 def test_a_resume_without_a_stream_is_the_owner_s_to_guess(streams: list[str]) -> None:
     """Which stream a new connection resumes depends on its session, so the owner is asked."""

@@ -233,10 +233,10 @@ class ChunkLog:
         self._store.finish(self.stream_id, outcome, self._on_finished)
 
     def when_finished(self, tell: Callable[[ChunkLog], None]) -> None:
-        """Call ``tell`` when the outcome is there; at once if it is."""
+        """Call ``tell``, once however often this is asked, when the outcome is there; at once if it is."""
         if self.outcome is not None:
             tell(self)
-        else:
+        elif tell not in self._watchers:
             self._watchers.append(tell)
 
     def _on_finished(self) -> None:

@@ -20,6 +20,9 @@ from wsstream.errors import ErrorType, MalformedMessage, RequestError, UnknownMe
 from wsstream.flow import AckPacer, Pace
 from wsstream.states import CONNECTION, VIEW, ConnectionInput, ConnectionState, ViewInput, ViewState, step
 
+MAX_GAPS = 3
+"""Resumes of one view because of a gap, one after another without a chunk between them."""
+
 
 class Piece(NamedTuple):
     """Text as it came: the chunks ``first`` to ``last`` of one kind. A rewind has the id it goes back to in ``to``."""
@@ -51,6 +54,7 @@ class View:
 
     __slots__ = (
         "_ask_again",
+        "_gaps",
         "_pacer",
         "_pieces",
         "_refusals",
@@ -81,6 +85,7 @@ class View:
         self._ask_again: float | None = None
         self._refusals = 0
         self._pacer = AckPacer(Pace(), start)
+        self._gaps = 0
         self._pieces: deque[Piece] = deque()
 
     def __repr__(self) -> str:
@@ -352,6 +357,7 @@ class ClientProtocol:
             self._on_gap(view, piece.first)
             return
         view.received = piece.last
+        view._gaps = 0
         view._pieces.append(piece)
         self._events.append(Received(view))
 
@@ -359,7 +365,13 @@ class ClientProtocol:
         self._events.append(Gap(view, view.received + 1, received))
         self._step(view, ViewInput.LOST)
         self._forget_untaken(view)
-        self._resume(view)
+        view._gaps += 1
+        if view._gaps <= MAX_GAPS:
+            self._resume(view)
+            return
+        # A server that leaves the same hole this often will leave it for ever.
+        message = "Part of the answer is missing"
+        self._end(view, Outcome(StreamState.FAILED, view.received, error_type="internal_error", message=message))
 
     def _on_end(self, message: m.StreamComplete | m.StreamFailed, now: float) -> None:
         view = self._streams.get(message.stream_id)

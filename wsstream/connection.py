@@ -25,7 +25,7 @@ from websockets.typing import Subprotocol
 from wsstream import messages as m
 from wsstream.chunklog import Attachment, ChunkLog
 from wsstream.chunks import StreamInfo
-from wsstream.errors import BadRequest, Capacity, CloseCode, RequestError, ResumeAhead
+from wsstream.errors import BadRequest, Capacity, CloseCode, RequestError, ResumeAhead, TooManyStreams
 from wsstream.flow import SendWindow
 from wsstream.frames import FrameBook, text_frame
 from wsstream.protocol import SUBPROTOCOL, ServerProtocol, ServerSettings
@@ -71,6 +71,8 @@ class StreamsLike(Protocol):
     """All streams, as a connection sees them: `wsstream.streams.Streams`."""
 
     def start(self, session_id: str, asked: m.ChatRequested) -> StreamLike: ...
+
+    def is_known(self, session_id: str, request_id: str) -> bool: ...
 
     def get(self, stream_id: str) -> StreamLike: ...
 
@@ -291,8 +293,11 @@ class NativeConnection(asyncio.Protocol):
 
     def _on_chat(self, core: ServerProtocol, asked: m.ChatRequested) -> None:
         assert self.session_id is not None
+        session_id = asked.session_id or self.session_id
+        if core.full and not self._hub.streams.is_known(session_id, asked.request_id):
+            raise TooManyStreams  # before a provider is asked for an answer that nobody would follow
         try:
-            stream = self._hub.streams.start(asked.session_id or self.session_id, asked)
+            stream = self._hub.streams.start(session_id, asked)
         except Capacity as error:
             self._on_capacity(core, asked, error)
             return

@@ -72,6 +72,7 @@ class ServerProtocol:
         "_beat_at",
         "_ended",
         "_events",
+        "_limit_asked",
         "_malformed",
         "_next_beat",
         "_out",
@@ -100,6 +101,7 @@ class ServerProtocol:
         self._ended: dict[str, SendWindow] | None = None
         self._policies: dict[str, WindowPolicy] | None = {} if settings.adaptive_window else None
         self._malformed = 0
+        self._limit_asked = False
         self._beat_at = now
         # The first heartbeat goes out early: it measures the round trip and shows that they flow at all.
         self._next_beat = now + min(1.0, settings.heartbeat_interval)
@@ -167,8 +169,8 @@ class ServerProtocol:
             self._ended_window(stream_id).on_ack(message.chunk_id)
             return
         moved = window.on_ack(message.chunk_id)
-        if message.window is not None:
-            window.limit = min(message.window, self._settings.max_window)
+        if message.window is not None and message.chunk_id == window.acked:  # an older ack's wish is out of date
+            self._set_limit(stream_id, window, message.window)
             moved = True
         if moved:
             if self._policies is not None:
@@ -275,7 +277,7 @@ class ServerProtocol:
         """
         window = self._open_window(stream_id, asked.last_chunk_id)
         if asked.window is not None:
-            window.limit = min(asked.window, self._settings.max_window)
+            self._set_limit(stream_id, window, asked.window)
         self._send(
             m.StreamResumed(
                 stream_id=stream_id,
@@ -300,6 +302,11 @@ class ServerProtocol:
         self._ended[stream_id] = window
         while len(self._ended) > self.ENDED_KEPT:
             del self._ended[next(iter(self._ended))]
+
+    @property
+    def full(self) -> bool:
+        """Whether as many running streams are followed as may be."""
+        return len(self._windows) >= self._settings.max_streams
 
     def window_of(self, stream_id: str) -> SendWindow:
         """The window of a stream that is or was followed here.
@@ -380,18 +387,26 @@ class ServerProtocol:
     def _move_limits(self, window: int | None, window_bytes: int | None) -> None:
         if window is not None:
             self.limit = min(window, self._settings.max_window)
+            self._limit_asked = True
         if window_bytes is not None:
             self.limit_bytes = min(window_bytes, self._settings.max_window_bytes)
 
     def _open_window(self, stream_id: str, start: int) -> SendWindow:
-        if stream_id not in self._windows and len(self._windows) >= self._settings.max_streams:
+        if stream_id not in self._windows and self.full:
             raise TooManyStreams
         if self._ended is not None:
             self._ended.pop(stream_id, None)
         window = self._windows[stream_id] = SendWindow(self.limit, self.limit_bytes, start)
         if self._policies is not None:
-            self._policies[stream_id] = AdaptiveWindow(ceiling=self._settings.max_window)
+            ceiling = self.limit if self._limit_asked else self._settings.max_window
+            self._policies[stream_id] = AdaptiveWindow(ceiling=ceiling)
         return window
+
+    def _set_limit(self, stream_id: str, window: SendWindow, limit: int) -> None:
+        """The client's own wish. An adaptive window may be narrower than that, never wider."""
+        window.limit = min(limit, self._settings.max_window)
+        if self._policies is not None:
+            self._policies[stream_id] = AdaptiveWindow(ceiling=window.limit)
 
     def _ended_window(self, stream_id: str) -> SendWindow:
         window = self._ended.get(stream_id) if self._ended is not None else None

@@ -18,7 +18,7 @@ import uvicorn
 from wsstream import __version__
 from wsstream.config import Config
 from wsstream.connection import Hub, NativeConnection
-from wsstream.errors import BadRequest, WsstreamError
+from wsstream.errors import BadRequest, ConfigError, WsstreamError
 from wsstream.http import GuardedHttp
 from wsstream.providers import PROVIDERS, open_provider
 from wsstream.providers.base import Provider
@@ -106,8 +106,16 @@ class Server:
         if name not in self._providers:
             if name not in PROVIDERS and name != self._default_provider:
                 raise BadRequest("config.provider: there is no such provider")
-            self._providers[name] = open_provider(name, self.config)
+            self._providers[name] = self._open_provider(name)
         return self._providers[name]
+
+    def _open_provider(self, name: str) -> Provider:
+        try:
+            return open_provider(name, self.config)
+        except ConfigError:
+            if name == self._default_provider:
+                raise
+            raise BadRequest("config.provider: this server is not set up for it") from None
 
     def health(self) -> dict[str, Any]:
         """How the server is, as `/healthz` says it."""

@@ -152,6 +152,10 @@ class Streams:
 
     # -- finding
 
+    def is_known(self, session_id: str, request_id: str) -> bool:
+        """Whether `start` would begin nothing new for this request."""
+        return (session_id, request_id) in self._requests
+
     def get(self, stream_id: str) -> Stream:
         """The stream of that id.
 

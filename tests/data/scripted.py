@@ -1,4 +1,4 @@
-"""Providers that do what a test says, when it says it. Without the package: a server in its own process loads this too."""
+"""Providers that do what a test says, when it says it; a server in its own process loads them too."""
 
 from __future__ import annotations
 

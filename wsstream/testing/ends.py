@@ -58,7 +58,18 @@ def payloads(data: bytes) -> list[bytes]:
 class Ledger:
     """What one attachment may send, counted apart from the core: from the messages that really came and went."""
 
-    __slots__ = ("_answer", "_fixed", "_world", "acked", "asked_again", "limit", "limit_bytes", "sent", "window")
+    __slots__ = (
+        "_answer",
+        "_ceiling",
+        "_fixed",
+        "_world",
+        "acked",
+        "asked_again",
+        "limit",
+        "limit_bytes",
+        "sent",
+        "window",
+    )
 
     def __init__(self, world: World, answer: Answer, window: SendWindow, start: int) -> None:
         plan = world.plan
@@ -68,6 +79,8 @@ class Ledger:
         self.window = window
         self.sent = self.acked = start
         self.limit = plan.limit
+        # How wide an adaptive window may become: as the client asked, or as the server allows where it did not.
+        self._ceiling = min(plan.client.window or plan.settings.max_window, plan.settings.max_window)
         self.limit_bytes = plan.limit_bytes
         self.asked_again = False
 
@@ -85,10 +98,11 @@ class Ledger:
             self._world.fail(f"after the ack of {ack.chunk_id} the core is at {window.acked}, not at {self.acked}")
         if not live:
             return
-        if ack.window is not None and (self._fixed or window.limit == ack.window):
-            self.limit = min(ack.window, self._world.plan.settings.max_window)
+        wished = ack.window is not None and ack.chunk_id == self.acked  # an older ack's wish is out of date
+        if ack.window is not None and wished and (self._fixed or window.limit == ack.window):
+            self.limit = self._ceiling = min(ack.window, self._world.plan.settings.max_window)
         elif not self._fixed and window.limit != self.limit:
-            if not 8 <= window.limit <= max(8, 2 * self.limit, 2 * (ack.window or 0)):
+            if not min(8, self._ceiling) <= window.limit <= min(self._ceiling, max(8, 2 * self.limit)):
                 self._world.fail(f"the adaptive window went from {self.limit} to {window.limit}")
             self.limit = window.limit
 
