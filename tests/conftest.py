@@ -51,6 +51,23 @@ async def _no_task_left() -> AsyncIterator[None]:
 # -- a server in this loop
 
 
+class _Hurried:
+    """asyncio as uvicorn sees it in tests: it looks ten times a second whether it should stop."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def sleep(delay: float) -> None:
+        await asyncio.sleep(min(delay, 0.005))
+
+
+@pytest.fixture(autouse=True)
+def _quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers in this loop stop at once."""
+    monkeypatch.setattr("uvicorn.server.asyncio", _Hurried())
+
+
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
     """Starts servers in this loop: ``await serve(window=5)``. They stop with the test."""

@@ -12,6 +12,7 @@ from tests.pair import QUESTION, Pair, read, wire
 from wsstream import messages as m
 from wsstream.chunks import Kind, Outcome, Receipt, StreamState, Usage
 from wsstream.client_protocol import (
+    MAX_GAPS,
     ClientProtocol,
     ClientSettings,
     Dead,
@@ -326,6 +327,35 @@ def test_a_batch_that_overlaps_is_a_gap() -> None:
     events = hear(end, type="chunk_batch", stream_id="s", first_chunk_id=2, last_chunk_id=4, content="234")
     assert events == [Gap(view, 3, 2)]
     assert view.state is ViewState.LOST
+
+
+def test_a_hole_that_stays_ends_the_view() -> None:
+    """A server that leaves the same gap again and again is not asked for ever; what was processed stands."""
+    end = make()
+    view = ask(end)
+    chunk(end, 1)
+    end.take(view, NOW)
+    for _ in range(MAX_GAPS):
+        assert chunk(end, 3) == [Gap(view, 2, 3)]
+        assert [message["type"] for message in said(end)] == ["resume_stream"]
+        resumed(end, 1)
+    assert chunk(end, 3) == [Gap(view, 2, 3), Ended(view)]
+    assert said(end) == []
+    assert view.outcome is not None
+    assert (view.outcome.state, view.outcome.final_chunk_id) == (StreamState.FAILED, 1)
+    assert view.outcome.error_type == "internal_error"
+
+
+def test_a_chunk_between_gaps_forgives_them() -> None:
+    """Gaps with progress between them never end a view."""
+    end = make()
+    view = ask(end)
+    for n in range(1, 3 * MAX_GAPS):
+        chunk(end, n)
+        end.take(view, NOW)
+        chunk(end, n + 2)
+        resumed(end, n)
+    assert view.state is ViewState.STREAMING
 
 
 def test_nothing_is_taken_in_while_a_resume_is_unanswered() -> None:

@@ -18,7 +18,6 @@ TESTED_ELSEWHERE = {
     "__main__": "three lines that call the command line",
     "chunklog": "every viewer in test_worlds.py reads one",
     "cli": "its commands have tests of their own: test_terminal.py and test_load.py",
-    "connection": "test_client.py talks to it over a real socket",
     "frames": "every chunk in test_worlds.py travels in one",
     "http": "test_client.py comes in through it",
     "producer": "test_client.py reads what it writes",
@@ -66,7 +65,7 @@ def test_every_test_says_what_it_is_about(path: Path) -> None:
     for function in _functions(_parse(path)):
         if function.name.startswith("test"):
             text = " ".join((ast.get_docstring(function) or "").split())
-            if not re.fullmatch(r"[^a-z\s].*[.!?]", text) or re.search(r"[.!?][\"')`]? [A-Z]", text):
+            if not re.fullmatch(r"\S.*[.!?]", text) or re.search(r"[.!?][\"')`]? [A-Z]", text):
                 wrong.append(f"{path.name}:{function.lineno} {function.name}: {text!r}")
     assert wrong == []
 

@@ -377,13 +377,23 @@ def test_an_ack_without_a_stream_is_refused_where_there_are_two() -> None:
 
 @pytest.mark.parametrize(("asked", "limit"), [(1, 1), (60, 60), (61, 60), (10**9, 60)])
 def test_an_ack_moves_the_client_s_window(asked: int, limit: int) -> None:
-    """A client narrows or widens its window with an ack, up to the server's most, even where the ack is old."""
+    """A client narrows or widens its window with an ack, up to the server's most, even where nothing new is acked."""
     end = make_open(window=50, max_window=60)
     window = start(end, sent=5)
     say(end, type="chunk_ack", stream_id="s", chunk_id=0, window=asked)
     assert window.limit == limit
     assert [type(event) for event in end.events_received()] == [m.ChunkAck]
     assert end.limit == 50
+
+
+def test_an_older_ack_s_wish_is_out_of_date() -> None:
+    """An ack that was overtaken by a newer one does not move the window back."""
+    end = make_open()
+    window = start(end, sent=5)
+    say(end, type="chunk_ack", stream_id="s", chunk_id=4, window=20)
+    end.events_received()
+    assert say(end, type="chunk_ack", stream_id="s", chunk_id=3, window=10) == []
+    assert (window.limit, window.acked, end.events_received()) == (20, 4, [])
 
 
 def test_late_acks_after_the_end_are_fine() -> None:
@@ -515,6 +525,7 @@ def test_too_many_streams() -> None:
     end = make_open(max_streams=2)
     start(end, "a")
     start(end, "b")
+    assert end.full
     with pytest.raises(TooManyStreams):
         start(end, "c")
     with pytest.raises(TooManyStreams):
@@ -523,6 +534,7 @@ def test_too_many_streams() -> None:
     start(end, "a")
     end.resume_stream(m.ResumeStream(0, "b"), "b", tail=0, epoch="e", state=StreamState.RUNNING)
     end.end_stream("a")
+    assert not end.full
     start(end, "c")
 
 
@@ -566,6 +578,21 @@ def test_an_adaptive_window_moves_up_to_the_most() -> None:
     """With adaption on, a fast viewer's window grows with its acks, no wider than the server allows."""
     end = _with_round_trip(make_open(adaptive_window=True, window=50, max_window=300))
     assert _adapt(end, start(end)) == 300
+
+
+def test_an_adaptive_window_is_never_wider_than_the_client_asked() -> None:
+    """Whether in its hello, a resume or an ack, the client's own wish is the most that adaption gives."""
+    end = make(adaptive_window=True, window=50, max_window=300)
+    say(end, type="hello", window=70)
+    _with_round_trip(end)
+    assert _adapt(end, start(end)) == 70
+    asked = m.ResumeStream(0, "s", window=90)
+    window = end.resume_stream(asked, "s", tail=10**6, epoch="e", state=StreamState.RUNNING)
+    assert _adapt(end, window) == 90
+    say(end, type="chunk_ack", stream_id="s", chunk_id=window.acked, window=110)
+    assert _adapt(end, window) == 110
+    say(end, type="chunk_ack", stream_id="s", chunk_id=window.acked, window=2)
+    assert _adapt(end, window) == 2
 
 
 def test_a_fixed_window_does_not_move() -> None:

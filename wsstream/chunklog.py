@@ -221,8 +221,9 @@ class ChunkLog:
     def _on_committed(self, last: int) -> None:
         self.tail = last
         for attachment in self.attachments:
-            if attachment.waiting:
-                attachment.rouse()
+            if attachment.waiting:  # as `rouse`, without the call: this runs for every token
+                attachment.waiting = False
+                attachment.wake(attachment)
 
     def finish(self, outcome: Outcome) -> None:
         """End the log. The first outcome stands; later ones are ignored."""
@@ -316,8 +317,8 @@ class ChunkLog:
         return len(self._bodies) < self._room_until
 
     async def wait_room(self) -> None:
-        """Wait until the slowest viewer is less than ``low`` chunks behind, or has left."""
-        if self._pending_outcome is None:
+        """Wait until the slowest viewer is at most ``low`` chunks behind, or has left; not at all where it is so."""
+        if self._pending_outcome is None and not self._is_near():
             self._room = asyncio.get_running_loop().create_future()
             try:
                 await self._room
@@ -326,8 +327,11 @@ class ChunkLog:
 
     def on_floor_moved(self) -> None:
         """An ack came or a viewer left."""
-        if self._room is not None and len(self._bodies) - self.floor <= self.low:
+        if self._room is not None and self._is_near():
             self._release_room()
+
+    def _is_near(self) -> bool:
+        return len(self._bodies) - self.floor <= self.low
 
     def _release_room(self) -> None:
         if self._room is not None and not self._room.done():

@@ -114,6 +114,7 @@ class NativeConnection(asyncio.Protocol):
         "_core",
         "_fragments",
         "_gone",
+        "_held",
         "_hub",
         "_marked",
         "_messages_received",
@@ -146,6 +147,7 @@ class NativeConnection(asyncio.Protocol):
         self._gone = False
         self._closing = False
         self._batch = False
+        self._held = 0
         self._bytes_sent = 0
         self._messages_received = 0
         self._connected_at = time.time()
@@ -203,6 +205,7 @@ class NativeConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It reads again."""
         self._paused = False
+        self._held = 0
         if self._ready or self._control:
             self._mark()
 
@@ -397,8 +400,9 @@ class NativeConnection(asyncio.Protocol):
 
     def _on_roused(self, attachment: Attachment) -> None:
         self._ready.append(attachment)
-        if not self._marked:
-            self._mark()
+        if not self._marked and not self._gone:
+            self._marked = True
+            self._hub.flusher.mark(self)
 
     def _mark(self) -> None:
         if not self._marked and not self._gone:
@@ -421,9 +425,16 @@ class NativeConnection(asyncio.Protocol):
 
     def _write_control(self) -> None:
         control, self._control = self._control, []
-        self._write(b"".join([text_frame(message) for message in control]))
-        if self._paused and self._transport.get_write_buffer_size() > WRITE_HIGH + MAX_HELD_CONTROL:
-            self._transport.abort()  # it does not read, so it would not read a close frame either
+        self._write_anyway(b"".join([text_frame(message) for message in control]))
+
+    def _write_anyway(self, data: bytes) -> None:
+        """Write what does not wait for a client that does not read; one that provokes too much of it is cut off."""
+        self._write(data)
+        if self._paused:
+            self._held += len(data)
+            if self._held > MAX_HELD_CONTROL:
+                self._closing = True
+                self._transport.abort()  # it would not read a close frame either
 
     def _write_chunks(self) -> None:
         """One write of at most about a slice, one turn for each attachment that is ready."""
@@ -479,12 +490,16 @@ class NativeConnection(asyncio.Protocol):
 
     def _write_websocket(self) -> None:
         """What the WebSocket itself has to say: the handshake's answer, pongs, close frames, the end."""
-        for data in self._websocket.data_to_send():
-            if data:
-                self._write(data)
-            else:
-                self._closing = True
-                self._transport.close()
+        parts = self._websocket.data_to_send()
+        if not parts:
+            return
+        if not self._transport.is_closing():
+            self._write_anyway(b"".join(parts))
+        if not parts[-1]:  # that is its way to say: the end
+            self._closing = True
+            self._transport.close()
+            if self._transport.get_write_buffer_size():
+                self._give_up_soon()
 
     # -- the end
 
@@ -508,6 +523,10 @@ class NativeConnection(asyncio.Protocol):
             self._write_websocket()
         for attachment in list(self._attachments.values()):
             self._detach(attachment)
+        self._give_up_soon()
+
+    def _give_up_soon(self) -> None:
+        """What the peer has not read by then, it will never read."""
         self._hub.loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
 
     def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None:

@@ -48,7 +48,10 @@ class FrameBook:
 
     def span(self, first: int, last: int, *, batch: bool) -> bytes:
         """The frames of the chunks ``first`` … ``last``: one each, or merged where the viewer takes batches."""
-        if len(self._log.attachments) == 1:
+        log = self._log
+        if len(log.attachments) == 1:
+            if first == last:
+                return text_frame(self._writer.chunk(first, log.body(first), log.kind(first)))
             return self._make(first, last, batch)
         key = (first, last, batch)
         if key != self._made_for:

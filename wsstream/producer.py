@@ -129,10 +129,10 @@ class Producer:
 
     # -- the sink
 
-    def put(self, deltas: Sequence[Delta]) -> None:
+    def put(self, deltas: Sequence[Delta]) -> bool:
         """Append ``deltas`` to the log. After a cancel they are dropped: nobody is to be billed for more."""
         if self._over:
-            return
+            return False
         now = time.monotonic()
         self._deadline = now + self._limits.between
         if self._ttft is None:
@@ -153,6 +153,7 @@ class Producer:
         self._unchecked += 1
         if self._unchecked == CHECK_EVERY:
             self._check_limits()
+        return self._log.has_room()
 
     def _append_repaired(self, repair: SurrogateRepair, deltas: Sequence[Delta]) -> None:
         whole = [Delta(text, delta.kind) for delta in deltas if (text := repair.feed(delta.content))]

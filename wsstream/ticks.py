@@ -44,10 +44,13 @@ class Flusher:
             self._loop.call_soon(self._run)
 
     def _run(self) -> None:
-        batch = self._dirty[: self.SLICE]
-        del self._dirty[: self.SLICE]
-        self._armed = bool(self._dirty)
-        if self._armed:
+        batch = self._dirty
+        if len(batch) <= self.SLICE:
+            self._dirty = []
+            self._armed = False
+        else:
+            self._dirty = batch[self.SLICE :]
+            del batch[self.SLICE :]
             self._loop.call_soon(self._run)
         for connection in batch:
             try:

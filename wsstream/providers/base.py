@@ -11,10 +11,10 @@ from wsstream.chunks import ChatRequest, Delta, Finish
 class Sink(Protocol):
     """Where a provider puts an answer's deltas. The producer is one."""
 
-    def put(self, deltas: Sequence[Delta]) -> None:
+    def put(self, deltas: Sequence[Delta]) -> bool:
         """Take deltas, none of them empty; what arrived together is put together. Never blocks, never raises.
 
-        May be called from any callback of the event loop, not only from the provider's own task.
+        The answer is that of `has_room`. May be called from any callback of the event loop, not only from the provider's own task.
         """
 
     def has_room(self) -> bool:

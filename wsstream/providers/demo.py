@@ -115,10 +115,12 @@ class _Paced:
         due = min(self._count, int((time.monotonic() - self._start) * self._rate + 1e-6) + 1)
         if due > made:
             self._made = due
-            self._sink.put(self._make(made, due))
+            room = self._sink.put(self._make(made, due))
+        else:
+            room = self._sink.has_room()
         if due >= self._count:
             resting.set_result(False)
-        elif not self._sink.has_room():
+        elif not room:
             resting.set_result(True)
         else:
             self._ticker.call_at(self._start + self._made / self._rate, self._beat)

@@ -148,10 +148,12 @@ class _Reading:
             if payload == END:
                 self.ended = True
                 break
-            self._take_event(_read_event(payload), deltas)
-        if deltas:
-            self._sink.put(deltas)
-        return not self.ended and self._sink.has_room()
+            try:
+                event = _decode(payload)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                event = _read_odd_event(payload)
+            self._take_event(event, deltas)
+        return (not deltas or self._sink.put(deltas)) and not self.ended
 
     def _take_event(self, event: _Event, deltas: list[Delta]) -> None:
         for choice in event.choices:
@@ -178,13 +180,6 @@ class _Reading:
             raise Interrupted("The model provider broke off its answer")
         reason = _REASONS.get(self._reason or "stop", self._reason or "stop")
         return Finish(reason if reason in _KNOWN_REASONS else "stop", self._usage)
-
-
-def _read_event(payload: bytes) -> _Event:
-    try:
-        return _decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _read_odd_event(payload)
 
 
 def _read_odd_event(payload: bytes) -> _Event:

@@ -1,0 +1,204 @@
+"""The guarded HTTP front: what an open port has to bear before anything is a request or a WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+
+import pytest
+
+from tests.conftest import Serve
+from tests.native import PATIENCE, UPGRADE, fetch, frame
+from wsstream import http
+
+HELLO = frame(1, b'{"type":"hello"}')
+PAGE = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+LAST = PAGE + b"Connection: close\r\n\r\n"
+
+
+def upgrade(**changes: str | None) -> bytes:
+    """The upgrade request with other headers, or without some."""
+    lines = UPGRADE.decode().split("\r\n")[:-2]
+    for name, value in changes.items():
+        name = name.replace("_", "-")
+        lines = [line for line in lines if not line.lower().startswith(name + ":")]
+        if value is not None:
+            lines.append(f"{name}: {value}")
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def status(answer: bytes) -> int:
+    """The status of the first response."""
+    return int(answer.split(b" ", 2)[1])
+
+
+# -- heads that are too large
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"x" * 16 * 1024 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        PAGE + b"X: " + b"x" * 16 * 1024 + b"\r\n\r\n",
+        PAGE + b"".join(b"X%04d: 0123456789\r\n" % n for n in range(1000)) + b"\r\n",
+        UPGRADE[:-2] + b"X: " + b"x" * 16 * 1024 + b"\r\n\r\n",
+    ],
+    ids=["address", "header", "headers", "upgrade"],
+)
+async def test_a_head_that_is_too_large_is_refused(serve: Serve, head: bytes) -> None:
+    """More than 16 KiB of head is answered 400 and the connection is closed."""
+    assert status(await fetch(await serve(), head)) == 400
+
+
+async def test_an_endless_head_is_refused_before_its_end(serve: Serve) -> None:
+    """Nobody waits for the end of a head that is too large already."""
+    assert status(await fetch(await serve(), PAGE + b"X: 1\r\n" * 4000)) == 400
+
+
+async def test_a_large_head_is_still_read(serve: Serve) -> None:
+    """Fifteen kilobytes of cookies are no attack."""
+    assert (
+        status(await fetch(await serve(), PAGE + b"Cookie: " + b"x" * 15_000 + b"\r\nConnection: close\r\n\r\n")) == 200
+    )
+
+
+async def test_each_head_has_its_own_limit(serve: Serve) -> None:
+    """Heads of one connection do not add up."""
+    head = PAGE + b"Cookie: " + b"x" * 10_000 + b"\r\n"
+    answer = await fetch(await serve(), (head + b"\r\n") * 3 + head + b"Connection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200 ") == 4
+
+
+# -- heads that do not come
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"GET / HT", PAGE, PAGE + b"\r\n" + PAGE, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"],
+    ids=["nothing", "half a line", "half a head", "half a second head", "half a body"],
+)
+async def test_a_silent_connection_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    """Who begins a request and does not go on is let go of."""
+    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.1)
+    server = await serve()
+    async with asyncio.timeout(2):
+        await fetch(server, data)
+
+
+async def test_a_dripping_head_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then does not prolong the time for a head."""
+    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.1)
+    server = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    sent = 0
+    try:
+        for byte in PAGE * 10:
+            if reader.at_eof():
+                break
+            writer.write(bytes((byte,)))
+            sent += 1
+            await asyncio.sleep(0.02)
+    finally:
+        writer.close()
+    assert sent < 20
+
+
+async def test_a_complete_request_is_not_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time for heads does not run while a connection waits for its next request."""
+    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.1)
+    server = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        writer.write(PAGE + b"\r\n")
+        await asyncio.sleep(0.2)
+        writer.write(LAST)
+        assert (await reader.read()).count(b"HTTP/1.1 200 ") == 2
+    finally:
+        writer.close()
+
+
+async def test_a_websocket_is_not_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the upgrade the time for heads is over."""
+    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.1)
+    server = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        writer.write(UPGRADE)
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.2)
+        writer.write(HELLO)
+        assert b"connection_established" in await reader.read(1000)
+    finally:
+        writer.close()
+
+
+# -- upgrades
+
+
+@pytest.mark.parametrize("cuts", [1, 7, 10_000])
+async def test_nothing_behind_the_upgrade_request_is_lost(serve: Serve, cuts: int) -> None:
+    """Frames that come with the upgrade request, in whatever pieces, reach the WebSocket."""
+    server = await serve()
+    data = UPGRADE + HELLO + frame(1, b'{"type":"heartbeat","timestamp":7}')
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        for start in range(0, len(data), cuts):
+            writer.write(data[start : start + cuts])
+            await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE):
+            await reader.readuntil(b'"type":"connection_established"')
+            await reader.readuntil(b'{"type":"heartbeat_ack","timestamp":7}')
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("request_head", "expected"),
+    [
+        (UPGRADE.replace(b"/ws", b"/elsewhere"), 404),
+        (upgrade(sec_websocket_key=None), 400),
+        (upgrade(sec_websocket_key="short"), 400),
+        (upgrade(sec_websocket_version="8"), 426),
+        (upgrade(sec_websocket_version=None), 400),
+    ],
+    ids=["path", "no key", "short key", "version", "no version"],
+)
+async def test_a_wrong_upgrade_is_refused(
+    serve: Serve, caplog: pytest.LogCaptureFixture, request_head: bytes, expected: int
+) -> None:
+    """What is no handshake of RFC 6455 gets an HTTP status, whatever comes behind it, and fills no log."""
+    server = await serve()
+    caplog.clear()
+    assert status(await fetch(server, request_head + HELLO)) == expected
+    assert caplog.records == []
+    assert len(server.registry) == 0
+
+
+async def test_an_upgrade_to_something_else_is_ignored(serve: Serve) -> None:
+    """Clients that offer HTTP/2 in passing (curl --http2) are answered in HTTP/1.1."""
+    offer = PAGE + b"Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+    answer = await fetch(await serve(), offer)
+    assert status(answer) == 200
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == "ok"
+
+
+# -- what is no HTTP at all
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"SSH-2.0-x\r\n",
+        b"\x00" * 50,
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+    ],
+    ids=["TLS", "SSH", "zeros", "header"],
+)
+async def test_garbage_is_refused(serve: Serve, caplog: pytest.LogCaptureFixture, data: bytes) -> None:
+    """What is no HTTP is answered 400 and closed, with one line in the log at most."""
+    server = await serve()
+    caplog.clear()
+    assert status(await fetch(server, data)) == 400
+    assert len([record for record in caplog.records if record.levelno >= logging.INFO]) <= 1
