@@ -74,7 +74,7 @@ async def serve() -> AsyncIterator[Serve]:
     async with AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> Server:
-            config = Config(**{"port": 0, "provider": "demo", "listeners": 1, **settings})
+            config = Config(store="memory:", **{"port": 0, "provider": "demo", "listeners": 1, **settings})
             return await stack.enter_async_context(Server(config).running())
 
         yield start

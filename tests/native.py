@@ -6,6 +6,7 @@ It shares no code with the server or with the project's own client: what it chec
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -125,12 +126,14 @@ class Native:
         return await self.until("stream_resumed", stream_id=stream_id)
 
     async def ack(self, stream_id: str | None = None, chunk_id: int | None = None, **fields: Any) -> None:
-        """Acknowledge everything received, or what is given."""
-        if stream_id is None:
+        """Acknowledge everything received, or what is given. A server that has closed meanwhile needs no ack."""
+        if chunk_id is None:
+            assert stream_id is not None
+            chunk_id = self.answer(stream_id).last
+        if stream_id is not None:
+            fields["stream_id"] = stream_id
+        with contextlib.suppress(ConnectionClosed):
             await self.send("chunk_ack", chunk_id=chunk_id, **fields)
-            return
-        number = self.answer(stream_id).last if chunk_id is None else chunk_id
-        await self.send("chunk_ack", stream_id=stream_id, chunk_id=number, **fields)
 
     # -- in
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ class SlowStore(MemoryStore):
     """Commits when the test says so."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.pending: list[Callable[[], None]] = []
 
     def append(
@@ -32,8 +34,8 @@ class SlowStore(MemoryStore):
         last = first + len(bodies) - 1
         self.pending.append(lambda: committed(last))
 
-    def finish(self, stream_id: str, outcome: Outcome, committed: Callable[[], None]) -> None:
-        self.pending.append(committed)
+    def finish(self, *arguments: Any) -> None:
+        self.pending.append(arguments[-1])
 
     def commit(self, count: int = 1) -> None:
         """Let the oldest writes be safe."""

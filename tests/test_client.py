@@ -53,7 +53,7 @@ async def scripted(request: ChatRequest) -> AsyncGenerator[Any, None]:
 
 @asynccontextmanager
 async def serving(**settings: Any) -> AsyncIterator[Server]:
-    async with Server(Config(**{"port": 0, "provider": "demo", "listeners": 1, **settings})).running() as server:
+    async with Server(Config(store="memory:", **{"port": 0, "provider": "demo", "listeners": 1, **settings})).running() as server:
         yield server
 
 
@@ -483,7 +483,7 @@ async def test_secrets_of_the_address_are_not_shown() -> None:
 
 async def test_server_that_comes_later(unused_tcp_port: int) -> None:
     """A server that is not up yet is tried again."""
-    server = Server(Config(port=unused_tcp_port, provider="demo", listeners=1))
+    server = Server(Config(store="memory:", port=unused_tcp_port, provider="demo", listeners=1))
     started = asyncio.Event()
 
     def on_event(event: object) -> None:

@@ -252,6 +252,14 @@ async def test_the_kernel_holds_little_for_a_client(serve: Serve) -> None:
         assert sock.getsockopt(socket.IPPROTO_TCP, connection.TCP_NOTSENT_LOWAT) == connection.NOTSENT_LOWAT
 
 
+async def test_small_messages_are_not_held_back(serve: Serve) -> None:
+    """Nagle's algorithm, which would wait 40 ms for company, is off on every event loop."""
+    server = await serve()
+    async with connected(server):
+        sock = of(server)._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
 # -- peers that do not behave
 
 
@@ -272,6 +280,31 @@ async def test_who_provokes_answers_and_reads_none_is_cut_off(serve: Serve, data
             most = max(most, end._transport.get_write_buffer_size())
         await gone(server)
         assert most < 1024 * 1024
+
+
+async def test_many_questions_with_large_answers_are_too_many(serve: Serve) -> None:
+    """Thousands of lists asked for in one segment end in close 1008, not in the server's memory."""
+    server = await serve()
+    async with connected(server, session_id="mine") as native:
+        for number in range(100):
+            await native.read(await native.ask("demo:tokens=0", request_id=f"r{number}"))
+        end = of(server)
+        native.send_bytes(frame(TEXT, b'{"type":"list_streams"}') * 5000)
+        assert await native.closed() == (1008, "too many questions at once")
+        assert end.statistics().bytes_sent < 2 * connection.MAX_TURN_CONTROL
+
+
+async def test_a_large_answer_cuts_nobody_off(serve: Serve) -> None:
+    """Who reads may get an answer that is larger than what is held for those who do not."""
+    server = await serve()
+    async with connected(server, session_id="mine") as native:
+        for number in range(400):
+            await native.send("chat_request", request_id=f"r{number}", message="hi", model="demo:tokens=0")
+            await native.until("stream_complete")
+        for _ in range(5):
+            await native.send("list_streams")
+        for _ in range(5):
+            assert len((await native.until("stream_list"))["streams"]) == 400
 
 
 @pytest.mark.parametrize("how", ["close frame", "half-close", "our close"])

@@ -64,7 +64,7 @@ async def test_the_conversation_of_the_specification_takes_place() -> None:
     speaker = Speaker()
     blocks = conversations()
     assert len(blocks) == 2
-    async with Server(Config(port=0, provider="demo", listeners=1)).running() as server:
+    async with Server(Config(store="memory:", port=0, provider="demo", listeners=1)).running() as server:
         for lines in blocks:
             async with connect(server.url.replace("http", "ws") + "ws", ping_interval=None) as socket:
                 await speaker.play(socket, lines)

@@ -75,20 +75,35 @@ async def test_each_head_has_its_own_limit(serve: Serve) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"GET / HT", PAGE, PAGE + b"\r\n" + PAGE, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"],
-    ids=["nothing", "half a line", "half a head", "half a second head", "half a body"],
+    [b"", b"GET / HT", PAGE, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"],
+    ids=["nothing", "half a line", "half a head", "half a body"],
 )
 async def test_a_silent_connection_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     """Who begins a request and does not go on is let go of."""
-    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.1)
+    monkeypatch.setattr(http, "REQUEST_TIMEOUT", 0.1)
     server = await serve()
     async with asyncio.timeout(2):
         await fetch(server, data)
 
 
+async def test_a_silent_second_request_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One good request does not buy a connection for ever."""
+    monkeypatch.setattr(http, "REQUEST_TIMEOUT", 0.1)
+    server = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        writer.write(PAGE + b"\r\n")
+        await reader.readuntil(b"}")
+        writer.write(b"G")
+        async with asyncio.timeout(2):
+            assert await reader.read() == b""
+    finally:
+        writer.close()
+
+
 async def test_a_dripping_head_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then does not prolong the time for a head."""
-    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.1)
+    monkeypatch.setattr(http, "REQUEST_TIMEOUT", 0.1)
     server = await serve()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     sent = 0
@@ -106,7 +121,7 @@ async def test_a_dripping_head_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPa
 
 async def test_a_complete_request_is_not_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time for heads does not run while a connection waits for its next request."""
-    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.1)
+    monkeypatch.setattr(http, "REQUEST_TIMEOUT", 0.1)
     server = await serve()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     try:
@@ -120,7 +135,7 @@ async def test_a_complete_request_is_not_cut(serve: Serve, monkeypatch: pytest.M
 
 async def test_a_websocket_is_not_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the upgrade the time for heads is over."""
-    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.1)
+    monkeypatch.setattr(http, "REQUEST_TIMEOUT", 0.1)
     server = await serve()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     try:
@@ -159,7 +174,7 @@ async def test_nothing_behind_the_upgrade_request_is_lost(serve: Serve, cuts: in
         (UPGRADE.replace(b"/ws", b"/elsewhere"), 404),
         (upgrade(sec_websocket_key=None), 400),
         (upgrade(sec_websocket_key="short"), 400),
-        (upgrade(sec_websocket_version="8"), 426),
+        (upgrade(sec_websocket_version="8"), 400),
         (upgrade(sec_websocket_version=None), 400),
     ],
     ids=["path", "no key", "short key", "version", "no version"],
@@ -181,6 +196,14 @@ async def test_an_upgrade_to_something_else_is_ignored(serve: Serve) -> None:
     answer = await fetch(await serve(), offer)
     assert status(answer) == 200
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == "ok"
+
+
+async def test_behind_an_ignored_upgrade_the_connection_ends(serve: Serve) -> None:
+    """A client that sends its next request there learns at once that it must open another connection."""
+    offer = PAGE + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+    answer = await fetch(await serve(), offer)
+    assert status(answer) == 200
+    assert b"connection: close" in answer.lower()
 
 
 # -- what is no HTTP at all

@@ -200,7 +200,7 @@ def settings(url: str, **changes: Any) -> Settings:
 
 async def test_a_run_with_drops_and_slow_readers_is_sane() -> None:
     """Against the real server all tokens arrive, through broken connections and stalling clients too."""
-    async with Server(Config(port=0, provider="demo")).running() as server:
+    async with Server(Config(store="memory:", port=0, provider="demo")).running() as server:
         report = await run_load(settings(f"ws://127.0.0.1:{server.port}/ws", drop=0.4, slow_readers=0.3))
     assert report.errors == {}
     assert report.exit_status == 0
@@ -222,7 +222,7 @@ async def test_a_run_with_drops_and_slow_readers_is_sane() -> None:
 
 async def test_unpaced_streams_share_connections() -> None:
     """Streams with a small window, several to a connection and unpaced, come through whole."""
-    async with Server(Config(port=0, provider="demo")).running() as server:
+    async with Server(Config(store="memory:", port=0, provider="demo")).running() as server:
         asked = settings(f"ws://127.0.0.1:{server.port}/ws", connections=4, rate=0.0, tokens=500, window=10, drop=1.0)
         report = await run_load(asked)
     assert report.errors == {}
@@ -232,14 +232,14 @@ async def test_unpaced_streams_share_connections() -> None:
 
 async def test_too_many_streams_for_a_connection_is_said() -> None:
     """The server's own limit is told from its greeting, before anything is started."""
-    async with Server(Config(port=0, provider="demo")).running() as server:
+    async with Server(Config(store="memory:", port=0, provider="demo")).running() as server:
         with pytest.raises(ConfigError, match="each would follow 20 streams"):
             await run_load(settings(f"ws://127.0.0.1:{server.port}/ws", connections=1))
 
 
 async def test_stopping_reports_what_there_is() -> None:
     """A run that is stopped reports its part at once and cancels its streams."""
-    async with Server(Config(port=0, provider="demo")).running() as server:
+    async with Server(Config(store="memory:", port=0, provider="demo")).running() as server:
         stop = asyncio.Event()
         asyncio.get_running_loop().call_later(0.7, stop.set)
         begun = time.monotonic()

@@ -807,15 +807,19 @@ def test_a_draining_end_still_serves_its_streams() -> None:
     assert say(end, type="heartbeat", timestamp=7) == [{"type": "heartbeat_ack", "timestamp": 7}]
 
 
-@pytest.mark.parametrize("greeted", [False, True])
-def test_nothing_to_announce(greeted: bool) -> None:
-    """Before the greeting and after the close there is nobody to tell."""
-    end = make_open() if greeted else make()
-    if greeted:
-        end.fail(1000, "done")
-    state = end.state
+def test_nothing_to_announce() -> None:
+    """After the close there is nobody to tell."""
+    end = make_open()
+    end.fail(1000, "done")
     end.go_away(5000, 250)
-    assert (end.messages_to_send(), end.state) == ([], state)
+    assert (end.messages_to_send(), end.state) == ([], ConnectionState.CLOSED)
+
+
+def test_a_drain_before_the_greeting_closes() -> None:
+    """Who has not greeted yet has begun nothing: it is sent away for good, to come back elsewhere."""
+    end = make()
+    end.go_away(5000, 250)
+    assert (end.messages_to_send(), end.close) == ([], (1012, "service restart"))
 
 
 # -- time

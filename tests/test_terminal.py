@@ -39,7 +39,7 @@ async def scripted(request: ChatRequest) -> AsyncGenerator[Any, None]:
 
 @asynccontextmanager
 async def serving(provider: str = f"{__name__}:scripted") -> AsyncIterator[Server]:
-    async with Server(Config(port=0, provider=provider, listeners=1)).running() as server:
+    async with Server(Config(store="memory:", port=0, provider=provider, listeners=1)).running() as server:
         yield server
 
 

@@ -14,15 +14,19 @@ import asyncio
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 from wsstream.chunks import Chunk, Delta, Kind, Outcome, StreamState
 from wsstream.errors import ResumeAhead
 from wsstream.flow import SendWindow
-from wsstream.messages import decode_body, encode
+from wsstream.messages import decode_body, encode, text_of
 from wsstream.stores.base import Store
 
 _KINDS = [bytes((kind,)) for kind in Kind]
+
+SNAPSHOT_BYTES = 256 * 1024
+"""Bytes of a snapshot that go into one message."""
 
 Span = tuple[int, int]
 """Chunk ids, both ends included."""
@@ -31,7 +35,7 @@ Span = tuple[int, int]
 class Attachment:
     """One connection following one stream: a cursor, a window, and somebody to wake."""
 
-    __slots__ = ("_repair", "frames", "log", "told", "waiting", "wake", "window")
+    __slots__ = ("_repair", "frames", "log", "snapshot_to", "told", "waiting", "wake", "window")
 
     def __init__(self, log: ChunkLog, window: SendWindow, wake: Callable[[Attachment], None]) -> None:
         """``wake`` is called, at most once until the next `take`, when there may be something to take."""
@@ -43,6 +47,8 @@ class Attachment:
         self.waiting = True
         self.told = False
         """Whether the terminal record has been taken."""
+        self.snapshot_to = 0
+        """Up to here what was missed may come at once, beyond the window: see `take`."""
         self._repair: Span | None = None
 
     def take(self, max_bytes: int) -> Span | None:
@@ -50,13 +56,18 @@ class Attachment:
 
         Where the window or the log ends, the attachment is `waiting` again: its `wake` will be called. Where only
         ``max_bytes`` did, it is not, and the owner takes again. Chunks that were asked for again come first; they
-        are within what was sent, so they move no window.
+        are within what was sent, so they move no window. A snapshot goes out in large pieces whatever the window; it
+        counts as in flight, so that nothing follows before it is acknowledged.
         """
         if self._repair is not None:
             return self._take_repair(*self._repair, max_bytes)
         window = self.window
         totals = self.log.totals
         first = window.sent + 1
+        if first <= self.snapshot_to:
+            window.sent = self._cut(first, self.snapshot_to, SNAPSHOT_BYTES)
+            self.waiting = False
+            return first, window.sent
         last = window.grant(self.log.tail, totals)
         self.waiting = True
         if last < first:
@@ -116,6 +127,7 @@ class ChunkLog:
 
     __slots__ = (
         "_bodies",
+        "_broken",
         "_kinds",
         "_overhead",
         "_pending_outcome",
@@ -126,10 +138,14 @@ class ChunkLog:
         "attachments",
         "epoch",
         "high",
+        "loaded",
         "low",
         "on_deserted",
+        "on_stop",
         "outcome",
+        "paused",
         "state",
+        "stop_at",
         "stream_id",
         "tail",
         "totals",
@@ -164,9 +180,17 @@ class ChunkLog:
         self.attachments: list[Attachment] = []
         self.wire_cache: dict[type, Any] = {}
         """What a wire derives once from this log for all its viewers."""
+        self.loaded = True
+        """Whether the chunks are in memory. Those of an ended log may be in its store only: see `fill`."""
         self.high = high
         self.low = low
         self.on_deserted = on_deserted
+        self.paused = False
+        """Whether nothing is to be appended until somebody attaches."""
+        self.stop_at: int | None = None
+        """The chunk at which `on_stop` is called."""
+        self.on_stop: Callable[[], None] | None = None
+        self._broken = False
         self._store = store
         self._overhead = overhead
         self._bodies: list[bytes] = []
@@ -219,7 +243,11 @@ class ChunkLog:
         self._store.append(self.stream_id, first, bodies, kinds, self._on_committed)
 
     def _on_committed(self, last: int) -> None:
+        if self._broken:
+            return
         self.tail = last
+        if self._room is not None:
+            self.on_floor_moved()
         for attachment in self.attachments:
             if attachment.waiting:  # as `rouse`, without the call: this runs for every token
                 attachment.waiting = False
@@ -231,7 +259,24 @@ class ChunkLog:
             return
         self._pending_outcome = outcome
         self._release_room()
-        self._store.finish(self.stream_id, outcome, self._on_finished)
+        if self._broken:
+            # Viewers get their ending whatever becomes of the store; there, it is tried.
+            self._on_finished()
+        self._store.finish(self.stream_id, outcome, self._bodies, bytes(self._kinds), self._on_finished)
+
+    def on_store_failed(self, outcome: Callable[[int], Outcome]) -> None:
+        """The store has lost a write: what it does not have, nobody has seen, and it is as if it had never been.
+
+        If the log was only waiting for its end to be stored, it ends with ``outcome(tail)`` now; otherwise its producer
+        is expected to finish it.
+        """
+        if self.outcome is not None:
+            return
+        self._broken = True
+        del self._bodies[self.tail :], self._kinds[self.tail :], self.totals[self.tail + 1 :]
+        if self._pending_outcome is not None:
+            self._pending_outcome = outcome(self.tail)
+            self._on_finished()
 
     def when_finished(self, tell: Callable[[ChunkLog], None]) -> None:
         """Call ``tell``, once however often this is asked, when the outcome is there; at once if it is."""
@@ -241,6 +286,8 @@ class ChunkLog:
             self._watchers.append(tell)
 
     def _on_finished(self) -> None:
+        if self.outcome is not None:
+            return
         assert self._pending_outcome is not None
         self.outcome = self._pending_outcome
         self.state = self.outcome.state
@@ -250,7 +297,39 @@ class ChunkLog:
         for attachment in self.attachments:
             attachment.rouse()
 
+    # -- ended logs
+
+    @classmethod
+    def ended(cls, stream_id: str, epoch: str, store: Store, outcome: Outcome, *, overhead: int) -> ChunkLog:
+        """A log that has ended, with its chunks still in ``store``."""
+        log = cls(stream_id, epoch, store, overhead=overhead)
+        log.outcome = log._pending_outcome = outcome
+        log.state = outcome.state
+        log.tail = outcome.final_chunk_id
+        log.loaded = False
+        return log
+
+    def fill(self, bodies: Sequence[bytes], kinds: bytes) -> None:
+        """The chunks, as the store has them."""
+        self._bodies = list(bodies)
+        self._kinds = bytearray(kinds)
+        weights = [len(body) + self._overhead for body in self._bodies]
+        self.totals = array("Q", accumulate(weights, initial=0))
+        self.loaded = True
+
+    def empty(self) -> None:
+        """Leave the chunks to the store again; nobody is attached."""
+        self._bodies = []
+        self._kinds = bytearray()
+        self.totals = array("Q", (0,))
+        self.wire_cache.clear()
+        self.loaded = False
+
     # -- reading
+
+    def text(self) -> str:
+        """The text of the answer so far, without what was withdrawn."""
+        return text_of(self._bodies[: self.tail], self._kinds)
 
     def bodies(self, first: int, last: int) -> list[bytes]:
         """The bodies of the chunks ``first`` … ``last``."""
@@ -291,6 +370,10 @@ class ChunkLog:
         attachment = Attachment(self, window, wake)
         self.attachments.append(attachment)
         self._room_until = min(self._room_until, window.acked + self.high)
+        self.stop_at = None
+        if self.paused:
+            self.paused = False
+            self.on_floor_moved()
         return attachment
 
     def detach(self, attachment: Attachment) -> None:
@@ -304,17 +387,38 @@ class ChunkLog:
 
     @property
     def floor(self) -> int:
-        """The ack of the slowest viewer; the tail where there is none."""
-        return min((a.window.acked for a in self.attachments), default=len(self._bodies))
+        """The ack of the slowest viewer; the tail where there is none.
+
+        Not what was appended: chunks that wait for their commit wait in memory, and are bounded like any other.
+        """
+        return min((a.window.acked for a in self.attachments), default=self.tail)
 
     # -- room: the producer's side of backpressure
 
     def has_room(self) -> bool:
         """Whether the producer may read on. O(1) but for every ``high``-th chunk or so."""
-        if len(self._bodies) < self._room_until:
+        size = len(self._bodies)
+        if size < self._room_until:
             return True
+        if self.paused:
+            return False
         self._room_until = self.floor + self.high
-        return len(self._bodies) < self._room_until
+        if self.stop_at is not None and self.on_stop is not None:
+            self._room_until = min(self._room_until, self.stop_at)
+            if size >= self.stop_at:
+                self.on_stop()
+        return size < self._room_until
+
+    def pause(self) -> None:
+        """Have no room until somebody attaches."""
+        self.paused = True
+        self._room_until = 0
+
+    def stop_after(self, chunks: int, on_stop: Callable[[], None]) -> None:
+        """Call ``on_stop`` when ``chunks`` more were appended, unless somebody attaches before."""
+        self.stop_at = len(self._bodies) + chunks
+        self.on_stop = on_stop
+        self._room_until = min(self._room_until, self.stop_at)
 
     async def wait_room(self) -> None:
         """Wait until the slowest viewer is at most ``low`` chunks behind, or has left; not at all where it is so."""
@@ -331,7 +435,7 @@ class ChunkLog:
             self._release_room()
 
     def _is_near(self) -> bool:
-        return len(self._bodies) - self.floor <= self.low
+        return not self.paused and len(self._bodies) - self.floor <= self.low
 
     def _release_room(self) -> None:
         if self._room is not None and not self._room.done():

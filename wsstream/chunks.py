@@ -19,6 +19,7 @@ class Kind(IntEnum):
 
     @property
     def wire(self) -> str:
+        """The name in messages."""
         return self.name.lower()
 
 
@@ -66,6 +67,7 @@ class StreamState(StrEnum):
 
     @property
     def final(self) -> bool:
+        """Whether the stream has ended."""
         return self not in (StreamState.QUEUED, StreamState.RUNNING)
 
 
@@ -114,8 +116,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
 
 
 class StreamInfo(msgspec.Struct, frozen=True):
-    """A stream in a list: enough for a reloaded page to resume it."""
+    """A stream in a list: enough for a reloaded page to resume it. ``state`` is a `StreamState`, or a newer one."""
 
     stream_id: str
     last_chunk_id: int
-    state: StreamState
+    state: str

@@ -20,6 +20,9 @@ from wsstream.errors import ErrorType, MalformedMessage, RequestError, UnknownMe
 from wsstream.flow import AckPacer, Pace
 from wsstream.states import CONNECTION, VIEW, ConnectionInput, ConnectionState, ViewInput, ViewState, step
 
+MIN_INTERVAL = 0.05
+"""Seconds between heartbeats at the least, whatever a server asks for."""
+
 MAX_GAPS = 3
 """Resumes of one view because of a gap, one after another without a chunk between them."""
 
@@ -302,7 +305,7 @@ class ClientProtocol:
         self._state = ConnectionState.OPEN
         self.session_id = message.session_id
         self._window = message.window
-        self._interval = message.heartbeat_interval
+        self._interval = max(message.heartbeat_interval, MIN_INTERVAL)
         self._timeout = message.heartbeat_timeout
         self._next_beat = now + self._interval
         self._events.append(Established(message))

@@ -34,7 +34,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     model: Annotated[str | None, Meta(description="model to use where a request names none")] = None
     base_url: Annotated[str | None, Meta(description="an OpenAI-compatible server; OPENAI_BASE_URL otherwise")] = None
-    store: Annotated[str, Meta(description="where logs live: memory:")] = "memory:"
+    store: Annotated[str, Meta(description="where logs live: sqlite:PATH or memory:")] = "sqlite:wsstream.db"
+    durability: Annotated[
+        Literal["process", "power"], Meta(description="what stored chunks survive: the end of the process, or of power")
+    ] = "process"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="how much to log")] = "info"
 
     window: Annotated[Count, Meta(description="chunks in flight per viewer where the client asks for no other")] = 50
@@ -57,10 +60,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_timeout: Annotated[Seconds, Meta(description="of silence, after which a peer is dead")] = 25.0
     first_token_timeout: Annotated[Seconds, Meta(description="for a provider's first token")] = 30.0
     chunk_timeout: Annotated[Seconds, Meta(description="between a provider's tokens")] = 30.0
+    on_orphan: Annotated[
+        Literal["continue", "stop_after", "pause"], Meta(description="what becomes of an answer without any viewer")
+    ] = "stop_after"
     orphan_grace: Annotated[Seconds, Meta(description="an answer goes on without any viewer")] = 60.0
-    retention: Annotated[Seconds, Meta(description="an ended stream can be resumed")] = 600.0
-    max_retained: Annotated[Count, Meta(description="ended streams kept at once, the newest")] = 10_000
-    max_retained_bytes: Annotated[Bytes, Meta(description="bytes of ended streams kept at once")] = 256 * 1024 * 1024
+    retention: Annotated[float, Meta(gt=0, le=10 * 366 * 86_400, description="an ended stream can be resumed")] = (
+        86_400.0
+    )
+    max_retained: Annotated[Count, Meta(description="ended streams kept at once, the newest")] = 100_000
+    max_retained_bytes: Annotated[Bytes, Meta(description="bytes of ended streams kept at once")] = 1024**3
+    max_memory_bytes: Annotated[Bytes, Meta(description="bytes of ended streams kept in memory")] = 256 * 1024 * 1024
     drain_timeout: Annotated[
         Annotated[float, Meta(gt=0, le=3600)], Meta(description="running answers get to end after SIGTERM")
     ] = 10.0
@@ -97,10 +106,12 @@ class Setting(msgspec.Struct, frozen=True):
 
     @property
     def flag(self) -> str:
+        """Its name on the command line."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def variable(self) -> str:
+        """Its name in the environment."""
         return ENV_PREFIX + self.name.upper()
 
 

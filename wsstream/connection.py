@@ -1,8 +1,9 @@
 """The socket of the native wire: bytes in, the protocol core's events carried out, one write per loop tick.
 
 `websockets`' Sans-I/O protocol does the handshake and the frames that come in; frames that go out are ready-made
-(`wsstream.frames`). A connection has no task, no queue and no timer of its own: it acts when bytes come, when a log
-rouses one of its attachments, and when the shared `Flusher` or `TimerWheel` calls. It ends with its transport.
+(`wsstream.frames`). A connection has no queue and no timer of its own, and a task only while it waits for a session's
+history: it acts when bytes come, when a log rouses one of its attachments, and when the shared `Flusher` or
+`TimerWheel` calls. It ends with its transport.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Sequence
+from asyncio import Future
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -25,7 +27,16 @@ from websockets.typing import Subprotocol
 from wsstream import messages as m
 from wsstream.chunklog import Attachment, ChunkLog
 from wsstream.chunks import StreamInfo
-from wsstream.errors import BadRequest, Capacity, CloseCode, RequestError, ResumeAhead, TooManyStreams
+from wsstream.errors import (
+    BadRequest,
+    Capacity,
+    CloseCode,
+    RateLimited,
+    RequestError,
+    ResumeAhead,
+    StoreError,
+    TooManyStreams,
+)
 from wsstream.flow import SendWindow
 from wsstream.frames import FrameBook, text_frame
 from wsstream.protocol import SUBPROTOCOL, ServerProtocol, ServerSettings
@@ -48,6 +59,8 @@ NOTSENT_LOWAT = 16 * 1024
 """Kernel memory that a client which does not read can hold (tcp(7), socket(7))."""
 MAX_HELD_CONTROL = 64 * 1024
 """Bytes of control messages kept for a client that does not read; one that provokes more is closed."""
+MAX_TURN_CONTROL = 1024 * 1024
+"""Bytes of lists that one read may provoke: a small question can have a large answer."""
 MAX_FRAGMENTS = 64
 CLOSE_TIMEOUT = 2.0
 """Seconds between our close frame and the end of patience."""
@@ -84,6 +97,14 @@ class StreamsLike(Protocol):
 
     def cancel(self, stream: Any) -> None: ...
 
+    def load(self, stream: Any) -> Future[Any] | None: ...
+
+    async def history(self, session_id: str) -> tuple[list[m.HistoryMessage], str | None]: ...
+
+    def rename_session(self, session_id: str, title: str) -> None: ...
+
+    def delete_session(self, session_id: str) -> None: ...
+
 
 class Hub:
     """What the connections of one server share."""
@@ -119,6 +140,7 @@ class NativeConnection(asyncio.Protocol):
         "_marked",
         "_messages_received",
         "_paused",
+        "_question",
         "_ready",
         "_transport",
         "_user_id",
@@ -152,6 +174,7 @@ class NativeConnection(asyncio.Protocol):
         self._messages_received = 0
         self._connected_at = time.time()
         self._user_id: str | None = None
+        self._question: asyncio.Task[None] | None = None
         self.connection_id = "c_" + secrets.token_urlsafe(16)
         self.session_id: str | None = None
         self.slot = 0
@@ -197,6 +220,8 @@ class NativeConnection(asyncio.Protocol):
             self._detach(attachment)
         self._ready.clear()
         self._control.clear()
+        if self._question is not None:
+            self._question.cancel()
 
     def pause_writing(self) -> None:
         """The client does not read: its chunks wait in their logs from now on."""
@@ -329,7 +354,7 @@ class NativeConnection(asyncio.Protocol):
             raise ResumeAhead("This epoch is not of this stream")
         log.check_position(asked.last_chunk_id)
         window = core.resume_stream(asked, stream.stream_id, tail=log.tail, epoch=log.epoch, state=log.state)
-        self._follow(stream, window)
+        self._follow(stream, window, snapshot_to=log.tail if asked.snapshot and core.batch else 0)
 
     def _stream_to_resume(self, asked: m.ResumeStream) -> StreamLike:
         if asked.stream_id is not None:
@@ -349,7 +374,10 @@ class NativeConnection(asyncio.Protocol):
         window = core.window_of(asked.stream_id)
         if asked.from_chunk_id > window.sent:
             raise ResumeAhead(f"Only chunks up to {window.sent} were sent on this connection")
-        attachment = self._attachments.get(asked.stream_id)
+        self._when_loaded(stream, lambda: self._send_again(stream, window, asked))
+
+    def _send_again(self, stream: StreamLike, window: SendWindow, asked: m.RequestChunks) -> None:
+        attachment = self._attachments.get(stream.stream_id)
         if attachment is None:  # the stream has ended here; its chunks can still be sent again
             attachment = self._attach(stream, window)
             attachment.told = True
@@ -371,20 +399,91 @@ class NativeConnection(asyncio.Protocol):
 
     def _on_list(self, core: ServerProtocol, asked: m.ListStreams) -> None:
         assert self.session_id is not None
+        if sum(map(len, self._control)) > MAX_TURN_CONTROL:
+            self.close(CloseCode.POLICY_VIOLATION, "too many questions at once")
+            return
         core.list_streams([stream.info for stream in self._hub.streams.of_session(self.session_id)])
+        self._carry_out()
 
     def _on_history(self, core: ServerProtocol, asked: m.GetHistory) -> None:
-        raise BadRequest("get_history is not supported")
+        if self._question is not None:
+            raise RateLimited("One get_history at a time", retry_after=1.0)
+        session_id = asked.session_id or self.session_id
+        assert session_id is not None
+        self._question = self._hub.loop.create_task(self._answer_history(core, session_id))
+
+    async def _answer_history(self, core: ServerProtocol, session_id: str) -> None:
+        try:
+            messages, title = await self._hub.streams.history(session_id)
+            core.tell_history(session_id, messages, title)
+        except StoreError as error:
+            core.refuse(error)
+        finally:
+            self._question = None
+        self._carry_out()
+
+    def _on_rename(self, core: ServerProtocol, asked: m.RenameSession) -> None:
+        session_id = asked.session_id or self.session_id
+        assert session_id is not None
+        self._hub.streams.rename_session(session_id, asked.title)
+        self._say_session_changed(core, session_id, title=asked.title)
+
+    def _on_delete(self, core: ServerProtocol, asked: m.DeleteSession) -> None:
+        session_id = asked.session_id or self.session_id
+        assert session_id is not None
+        self._hub.streams.delete_session(session_id)
+        self._say_session_changed(core, session_id, deleted=True)
+
+    def _say_session_changed(
+        self, core: ServerProtocol, session_id: str, title: str | None = None, deleted: bool = False
+    ) -> None:
+        self._hub.registry.tell_session_changed(session_id, title, deleted)
+        if session_id != self.session_id:
+            core.tell_session_changed(session_id, title=title, deleted=deleted)
+
+    def tell_session_changed(self, session_id: str, title: str | None, deleted: bool) -> None:
+        """Somebody has renamed or deleted this connection's session."""
+        if self._core is not None and self._core.state is not ConnectionState.CLOSED:
+            self._core.tell_session_changed(session_id, title=title, deleted=deleted)
+            self._carry_out()
 
     # -- attachments
 
-    def _follow(self, stream: StreamLike, window: SendWindow) -> None:
+    def _follow(self, stream: StreamLike, window: SendWindow, snapshot_to: int = 0) -> None:
         known = self._attachments.get(stream.stream_id)
         if known is not None and known.window is window:
             return
         if known is not None:
             self._detach(known)
-        self._attach(stream, window).rouse()
+        self._when_loaded(stream, lambda: self._begin_reading(stream, window, snapshot_to))
+
+    def _begin_reading(self, stream: StreamLike, window: SendWindow, snapshot_to: int) -> None:
+        assert self._core is not None
+        if self._core.has_window(stream.stream_id, window):  # else it was replaced while the log was being read
+            attachment = self._attach(stream, window)
+            attachment.snapshot_to = snapshot_to
+            attachment.rouse()
+
+    def _when_loaded(self, stream: StreamLike, act: Callable[[], None]) -> None:
+        """Act when the stream's chunks are in memory: at once, or when the store has read them."""
+        loading = self._hub.streams.load(stream)
+        if loading is None:
+            act()
+        else:
+            loading.add_done_callback(lambda loaded: self._on_loaded(stream, loaded, act))
+
+    def _on_loaded(self, stream: StreamLike, loaded: Future[Any], act: Callable[[], None]) -> None:
+        core = self._core
+        if self._gone or core is None or core.state is ConnectionState.CLOSED or loaded.cancelled():
+            return
+        error = loaded.exception()
+        if error is None and stream.log.loaded:
+            act()
+            return
+        logger.error("stream %s cannot be read from the store: %s", stream.stream_id, error)
+        core.end_stream(stream.stream_id)
+        core.refuse(StoreError("The answer cannot be read from the store"), stream_id=stream.stream_id)
+        self._carry_out()
 
     def _attach(self, stream: StreamLike, window: SendWindow) -> Attachment:
         attachment = self._hub.streams.attach(stream, window, self._on_roused)
@@ -429,12 +528,12 @@ class NativeConnection(asyncio.Protocol):
 
     def _write_anyway(self, data: bytes) -> None:
         """Write what does not wait for a client that does not read; one that provokes too much of it is cut off."""
-        self._write(data)
         if self._paused:
             self._held += len(data)
-            if self._held > MAX_HELD_CONTROL:
-                self._closing = True
-                self._transport.abort()  # it would not read a close frame either
+        self._write(data)
+        if self._held > MAX_HELD_CONTROL:
+            self._closing = True
+            self._transport.abort()  # it would not read a close frame either
 
     def _write_chunks(self) -> None:
         """One write of at most about a slice, one turn for each attachment that is ready."""
@@ -572,6 +671,8 @@ _HANDLERS: dict[type[msgspec.Struct], Any] = {
     m.CancelStream: NativeConnection._on_cancel,
     m.ListStreams: NativeConnection._on_list,
     m.GetHistory: NativeConnection._on_history,
+    m.RenameSession: NativeConnection._on_rename,
+    m.DeleteSession: NativeConnection._on_delete,
 }
 
 

@@ -25,6 +25,9 @@
     │   ├── ProviderError           ├── ProviderTimeout     ├── ChunkTimeout
     │   ├── ProviderRateLimited     ├── ContentFiltered     ├── InvalidOutput
     │   └── Interrupted             └── InternalFailure
+    ├── StoreError                  the store cannot be used
+    │   ├── StoreLocked             another process is using it
+    │   └── StoreCorrupt            what it holds is not what was written
     └── ConnectionFailed            client side: the server cannot be reached, or told us to stay away
 
 Each class knows its ``error_type`` on the wire, whether trying again can help (``recoverable``), after how many
@@ -281,6 +284,22 @@ class InternalFailure(StreamFailure):
 
     error_type = ErrorType.INTERNAL_ERROR
     recoverable = True
+
+
+class StoreError(WsstreamError):
+    """The store cannot be used."""
+
+    recoverable = True
+
+
+class StoreLocked(StoreError):
+    """Another process is using the store."""
+
+
+class StoreCorrupt(StoreError):
+    """What the store holds is not what was written."""
+
+    recoverable = False
 
 
 class ConnectionFailed(WsstreamError):

@@ -6,13 +6,13 @@ viewers that move in step are written the very same bytes: they are made once.
 
 from __future__ import annotations
 
-from wsstream.chunklog import ChunkLog
+from wsstream.chunklog import SNAPSHOT_BYTES, ChunkLog
 from wsstream.chunks import Kind
 from wsstream.messages import ChunkWriter, encode, outcome_message
 
 _SHORT = [bytes((0x81, size)) for size in range(126)]
 
-MAX_BATCH_BYTES = 32 * 1024
+MAX_BATCH_BYTES = SNAPSHOT_BYTES
 """A batch longer than this is sent as several, so that no client has to hold a huge frame."""
 
 

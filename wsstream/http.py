@@ -1,6 +1,6 @@
 """uvicorn's HTTP protocol with what an open port needs and it does not have.
 
-A silent or endless request head is cut off, and bytes that come right behind an upgrade request reach the WebSocket.
+A silent or endless request is cut off, and bytes that come right behind an upgrade request reach the WebSocket.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEAD_TIMEOUT = 10.0
+REQUEST_TIMEOUT = 10.0
+"""Seconds for a whole request, from its first byte; for the first one, from the connection's beginning."""
 MAX_HEAD = 16 * 1024
 
 
@@ -25,12 +26,12 @@ class GuardedHttp(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_size = 0
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT, transport.close)
+        self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
@@ -45,7 +46,8 @@ class GuardedHttp(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._stop_timer()
             if not self._should_upgrade():
-                self._unsupported_upgrade_warning()
+                # Behind an offer that is not taken up the parser reads nothing more: the answer must be the last one.
+                self.cycle.keep_alive = False
                 return
             transport = self.transport
             self.handle_websocket_upgrade()
@@ -66,6 +68,7 @@ class GuardedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         self._head_size = 0
+        self._start_timer()
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -78,17 +81,21 @@ class GuardedHttp(HttpToolsProtocol):
         self._count(len(name) + len(value) + 4)
         super().on_header(name, value)
 
-    def on_headers_complete(self) -> None:
-        """The head is whole."""
+    def on_message_complete(self) -> None:
+        """The request is whole."""
         self._stop_timer()
-        super().on_headers_complete()
+        super().on_message_complete()
 
     def _count(self, size: int) -> None:
         self._head_size += size
         if self._head_size > MAX_HEAD:
             raise HeadTooLarge
 
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(REQUEST_TIMEOUT, self.transport.close)
+
     def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

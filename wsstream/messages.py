@@ -6,11 +6,12 @@ fields are left out, unknown fields of a received message are ignored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from wsstream.chunks import ChatMessage, Kind, Outcome, Receipt, StreamInfo, StreamState, Usage
+from wsstream.chunks import ChatMessage, Kind, Outcome, Receipt, StreamInfo, Usage
 from wsstream.errors import MalformedMessage, UnknownMessage, WsstreamError
 
 MAX_ID = 2**53 - 1
@@ -20,6 +21,7 @@ ChunkId = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 SessionId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:~-]{1,128}\Z")]
+Title = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Timestamp = int | float | str | None
 
 
@@ -107,6 +109,19 @@ class ListStreams(_Message, tag="list_streams"):
 
 class GetHistory(_Message, tag="get_history"):
     """Asks for the session's messages."""
+
+    session_id: SessionId | None = None
+
+
+class RenameSession(_Message, tag="rename_session"):
+    """Gives the session a title."""
+
+    title: Title
+    session_id: SessionId | None = None
+
+
+class DeleteSession(_Message, tag="delete_session"):
+    """Forgets the session: its messages, its logs, and what still runs in it."""
 
     session_id: SessionId | None = None
 
@@ -211,7 +226,7 @@ class StreamResumed(_Message, tag="stream_resumed"):
     last_chunk_id: int
     tail_chunk_id: int
     epoch: str
-    state: StreamState
+    state: str
     window: int
 
 
@@ -240,6 +255,35 @@ class StreamFailed(_Message, tag="stream_error"):
     retry_after: float | None = None
     retry_count: int | None = None
     context: Any = None
+
+
+class HistoryMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message of a session. ``last_chunk_id`` is there while its answer runs: follow it from behind that chunk."""
+
+    id: str
+    role: str
+    content: str | list[dict[str, Any]]
+    created: float
+    is_complete: bool
+    stream_id: str | None = None
+    usage: Usage | None = None
+    last_chunk_id: int | None = None
+
+
+class History(_Message, tag="history"):
+    """The session's messages, oldest first."""
+
+    session_id: str
+    messages: list[HistoryMessage]
+    title: str | None = None
+
+
+class SessionChanged(_Message, tag="session_changed"):
+    """The session was renamed or deleted, by this connection or another."""
+
+    session_id: str
+    title: str | None = None
+    deleted: bool = False
 
 
 class StreamList(_Message, tag="stream_list"):
@@ -277,6 +321,8 @@ ClientMessage = (
     | CancelStream
     | ListStreams
     | GetHistory
+    | RenameSession
+    | DeleteSession
 )
 ServerMessage = (
     ContentChunk
@@ -292,6 +338,8 @@ ServerMessage = (
     | StreamComplete
     | StreamFailed
     | StreamList
+    | History
+    | SessionChanged
     | GoingAway
     | Error
 )
@@ -428,6 +476,26 @@ def encode_body(content: str) -> bytes:
 def decode_body(body: bytes) -> str:
     """The content that ``encode_body`` made ``body`` of."""
     return msgspec.json.decode(b'"%b"' % body, type=str)
+
+
+def text_of(bodies: Sequence[bytes], kinds: Sequence[int]) -> str:
+    """The text that the chunks 1 … n of an answer make, without what a rewind withdrew."""
+    parts: list[tuple[int, bytes]] = []
+    for chunk_id, (body, kind) in enumerate(zip(bodies, kinds, strict=False), 1):
+        if kind == Kind.TEXT:
+            parts.append((chunk_id, body))
+        elif kind == Kind.REWIND:
+            to = _decode_rewind(b"{%b}" % body).to_chunk_id
+            while parts and parts[-1][0] > to:
+                parts.pop()
+    return decode_body(b"".join([body for _, body in parts]))
+
+
+class _RewindBody(msgspec.Struct):
+    to_chunk_id: int
+
+
+_decode_rewind = msgspec.json.Decoder(_RewindBody).decode
 
 
 def rewind_body(to_chunk_id: int, reason: str) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from wsstream.chunklog import ChunkLog
@@ -31,6 +31,9 @@ CHECK_EVERY = 16
 
 CLOSE_TIMEOUT = 5.0
 """Seconds a provider gets to close its upstream connection before its task is cancelled again."""
+
+
+Prepare = Callable[[], Awaitable[ChatRequest]]
 
 
 class Limits:
@@ -69,7 +72,8 @@ class Producer:
         "_unchecked",
     )
 
-    def __init__(self, provider: Provider, request: ChatRequest, log: ChunkLog, limits: Limits) -> None:
+    def __init__(self, provider: Provider, request: ChatRequest | Prepare, log: ChunkLog, limits: Limits) -> None:
+        """``request`` may still have to be prepared: the conversation so far is read from the store."""
         self._provider = provider
         self._request = request
         self._log = log
@@ -79,7 +83,7 @@ class Producer:
         self._started = time.monotonic()
         self._ttft: float | None = None
         self._deadline = self._started + limits.first_token
-        self._timer = self._loop.call_at(self._deadline, self._on_timer)
+        self._timer = self._loop.call_at(min(self._deadline, self._started + limits.between), self._on_timer)
         self._timed_out = False
         self._cancelled_at: float | None = None
         self._reason: StreamFailure | None = None
@@ -113,15 +117,17 @@ class Producer:
         try:
             if self._cancelled_at is not None:
                 raise asyncio.CancelledError
-            outcome = self._ended(await self._provider.answer(self._request, self))
+            request = self._request if isinstance(self._request, ChatRequest) else await self._request()
+            finish = await self._provider.answer(request, self)
+            outcome = self._stopped() if self._over else self._ended(finish)  # its last puts may have been dropped
         except asyncio.CancelledError:
             outcome = self._stopped()
         except StreamFailure as failure:
-            outcome = self._failed(failure)
+            outcome = self._stopped() if self._over else self._failed(failure)
         except Exception:
             # A provider's bug ends its own stream and nothing else.
             logger.exception("stream %s: the provider failed unexpectedly", self._log.stream_id)
-            outcome = self._failed(InternalFailure())
+            outcome = self._stopped() if self._over else self._failed(InternalFailure())
         finally:
             self._over = True
             self._timer.cancel()
@@ -178,7 +184,9 @@ class Producer:
 
     async def give_way(self) -> None:
         """Wait for room, or for one turn of the loop after every `YIELD_EVERY` chunks."""
-        if not self._log.has_room():
+        if self._over:
+            await asyncio.sleep(0)  # where a cancel that came of a put takes effect
+        elif not self._log.has_room():
             await self.wait_room()
         elif self._since_yield >= YIELD_EVERY:
             self._since_yield = 0
@@ -192,9 +200,9 @@ class Producer:
         """A real timer, that looks at the deadline: moving that for every token costs next to nothing."""
         now = time.monotonic()
         if now >= self._deadline and self._task is not None:
-            self._timed_out = True
+            self._timed_out = self._over = True
+            self._deadline = now + CLOSE_TIMEOUT  # and again, should the provider not heed it
             self._task.cancel()
-            return
         self._rearm(min(self._deadline, now + self._limits.between))
 
     def _rearm(self, when: float) -> None:
@@ -214,6 +222,7 @@ class Producer:
                 return self._failed(Interrupted("The server is stopping"))
             return self._failed(ProviderTimeout() if self._ttft is None else ChunkTimeout())
         closed = (time.monotonic() - self._cancelled_at) * 1000
+        self._flush_repair()
         receipt = Receipt(
             generated_chunks=len(self._log),
             delivered_chunk_id=max((a.window.acked for a in self._log.attachments), default=0),

@@ -199,7 +199,9 @@ class ServerProtocol:
             message = msgspec.structs.replace(message, stream_id=self._only_stream(ended_too=True))
         self._events.append(message)
 
-    def _on_question(self, message: m.ListStreams | m.GetHistory, now: float) -> None:
+    def _on_question(
+        self, message: m.ListStreams | m.GetHistory | m.RenameSession | m.DeleteSession, now: float
+    ) -> None:
         self._events.append(message)
 
     def _on_heartbeat(self, message: m.Heartbeat, now: float) -> None:
@@ -251,7 +253,7 @@ class ServerProtocol:
         """Answer a chat_request and open a window; a stream that has one here already keeps it.
 
         Raises:
-            Capacity: the connection follows as many running streams as it may.
+            TooManyStreams: the connection follows as many running streams as it may.
         """
         window = self._windows.get(stream_id) or self._open_window(stream_id, 0)
         self._send(
@@ -273,7 +275,7 @@ class ServerProtocol:
         """Answer a resume_stream with a new window behind ``asked.last_chunk_id``.
 
         Raises:
-            Capacity: the connection follows as many running streams as it may.
+            TooManyStreams: the connection follows as many running streams as it may.
         """
         window = self._open_window(stream_id, asked.last_chunk_id)
         if asked.window is not None:
@@ -308,6 +310,10 @@ class ServerProtocol:
         """Whether as many running streams are followed as may be."""
         return len(self._windows) >= self._settings.max_streams
 
+    def has_window(self, stream_id: str, window: SendWindow) -> bool:
+        """Whether ``window`` is (still) the one of this stream."""
+        return self._windows.get(stream_id) is window
+
     def window_of(self, stream_id: str) -> SendWindow:
         """The window of a stream that is or was followed here.
 
@@ -333,9 +339,19 @@ class ServerProtocol:
         """Answer a list_streams."""
         self._send(m.StreamList(streams=streams))
 
+    def tell_history(self, session_id: str, messages: list[m.HistoryMessage], title: str | None) -> None:
+        """Answer a get_history."""
+        self._send(m.History(session_id=session_id, messages=messages, title=title))
+
+    def tell_session_changed(self, session_id: str, *, title: str | None = None, deleted: bool = False) -> None:
+        """The session was renamed or deleted."""
+        self._send(m.SessionChanged(session_id=session_id, title=title, deleted=deleted))
+
     def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None:
         """Announce the end of this server: nothing new is begun from now on."""
-        if self._state is ConnectionState.OPEN:
+        if self._state is ConnectionState.GREETING:
+            self.fail(CloseCode.SERVICE_RESTART, "service restart")  # nothing was begun that could be finished
+        elif self._state is ConnectionState.OPEN:
             self._step(ConnectionInput.DRAIN)
             self._send(m.GoingAway(deadline_ms=deadline_ms, reconnect_after_ms=reconnect_after_ms))
 
@@ -431,6 +447,8 @@ _SERVER_HANDLERS: dict[type, _Handler] = {
     m.CancelStream: ServerProtocol._on_stream_message,
     m.ListStreams: ServerProtocol._on_question,
     m.GetHistory: ServerProtocol._on_question,
+    m.RenameSession: ServerProtocol._on_question,
+    m.DeleteSession: ServerProtocol._on_question,
     m.Heartbeat: ServerProtocol._on_heartbeat,
     m.HeartbeatAck: ServerProtocol._on_heartbeat_ack,
 }

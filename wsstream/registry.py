@@ -32,7 +32,11 @@ class Member(Protocol):
 
     def statistics(self) -> ConnectionInfo: ...
 
+    session_id: str | None
+
     def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None: ...
+
+    def tell_session_changed(self, session_id: str, title: str | None, deleted: bool) -> None: ...
 
     def close(self, code: int, reason: str) -> None: ...
 
@@ -89,6 +93,12 @@ class Registry:
     async def wait_empty(self) -> None:
         """Wait until nobody is left."""
         await self._empty.wait()
+
+    def tell_session_changed(self, session_id: str, title: str | None = None, deleted: bool = False) -> None:
+        """Tell every connection of a session what somebody has done to it."""
+        for member in self:
+            if member.session_id == session_id:
+                member.tell_session_changed(session_id, title, deleted)
 
     def announce_drain(self, deadline: float, spread: float = 5.0) -> None:
         """Tell everybody to finish within ``deadline`` seconds; they are to come back spread over ``spread``."""

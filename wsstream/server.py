@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 BACKLOG = 4096
 CLOSE_GRACE = 2.5
 """Seconds that connections get to close after they were told to."""
+LAST_WORDS = 0.05
+"""Seconds that viewers get at least to be told how their answers have ended."""
 
 
 class PortTaken(WsstreamError):
@@ -51,7 +54,7 @@ class Server:
         self.port = config.port
         self.streams: Streams
         self.registry = Registry(config.max_connections)
-        self._store = open_store(config.store)
+        self._store = open_store(config.store, config.durability)
         self._default_provider = config.provider or default_provider(os.environ)
         self._providers: dict[str, Provider] = {}
         self._http: _HttpServer | None = None
@@ -76,6 +79,13 @@ class Server:
         self.port = sockets[0].getsockname()[1]
         loop = asyncio.get_running_loop()
         self.streams = Streams(self.config, self._store, self._provider)
+        try:
+            await self.streams.open()
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            await self._store.close()
+            raise
         hub = Hub(loop, self.config.protocol(), self.streams, self.registry)
 
         def native(**_: Any) -> NativeConnection:
@@ -122,24 +132,30 @@ class Server:
         connections = self.registry.statistics()
         streams = self.streams.statistics()
         return {
-            "status": "draining" if self.registry.draining else "ok",
+            "status": self._status(),
             "version": __version__,
             "connections": connections.connections,
             "running_streams": streams.running,
             "retained_streams": streams.retained,
         }
 
+    def _status(self) -> str:
+        if self.registry.draining:
+            return "draining"
+        return "degraded" if self._store.trouble() else "ok"
+
     async def drain(self) -> None:
-        """Announce the end, let running answers finish within the drain time-out, close everybody with 1012."""
+        """Announce the end, let answers finish and be read within the drain time-out, close everybody with 1012."""
         if self._drained:
             return
         self._drained = True
         self.registry.announce_drain(self.config.drain_timeout)
+        deadline = time.monotonic() + self.config.drain_timeout
         finished = await self.streams.wait_idle(self.config.drain_timeout)
         if not finished:
             logger.warning("drain: %d answers did not end in time", self.streams.statistics().running)
         await self.streams.close()
-        await asyncio.sleep(0.05)  # the last chunks and endings are on their way through the flusher
+        await self.streams.wait_read(max(LAST_WORDS, deadline - time.monotonic()))
         self.registry.close_all()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_GRACE):
@@ -210,7 +226,8 @@ def listen(host: str, port: int, count: int) -> list[socket.socket]:
             probe.listen(1)
             port = probe.getsockname()[1]
         for _ in range(count if hasattr(socket, "SO_REUSEPORT") else 1):
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            # asyncio turns Nagle's algorithm off only where the protocol is named; it would hold small messages back.
+            sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             sockets.append(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if hasattr(socket, "SO_REUSEPORT"):

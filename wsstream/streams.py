@@ -7,43 +7,61 @@ log is kept for the retention time so that viewers can still read it to its end.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
+from asyncio import Future
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
 from wsstream.chunklog import Attachment, ChunkLog
-from wsstream.chunks import ChatMessage, ChatRequest, StreamInfo, StreamState
+from wsstream.chunks import ChatRequest, Outcome, StreamInfo, StreamState
 from wsstream.config import Config
-from wsstream.errors import BadRequest, Capacity, Interrupted, LogTrimmed, UnknownStream
+from wsstream.errors import (
+    BadRequest,
+    Capacity,
+    InternalFailure,
+    Interrupted,
+    LogTrimmed,
+    StoreError,
+    UnknownStream,
+)
 from wsstream.flow import SendWindow
-from wsstream.messages import ChatConfig, ChatRequested, ChunkWriter
-from wsstream.producer import Limits, Producer
+from wsstream.messages import ChatConfig, ChatRequested, ChunkWriter, HistoryMessage
+from wsstream.orphans import Continue, OrphanPolicy, Pause, StopAfter, StopAfterChunks, parse_policy
+from wsstream.producer import Limits, Prepare, Producer
 from wsstream.providers.base import Provider
-from wsstream.stores.base import Store, StreamRecord
+from wsstream.sessions import Sessions, end_of_interrupted
+from wsstream.shelf import Shelf
+from wsstream.stores.base import Store, StoredLog, StreamRecord
 
 logger = logging.getLogger(__name__)
 
 TOMBSTONES = 10_000
 """Forgotten streams whose ids are remembered, to say "no longer kept" instead of "never was"."""
 
+STORE_FAILED = "The answer could not be stored"
+
 
 class Stream:
     """One answer."""
 
-    __slots__ = ("log", "orphan_timer", "producer", "record", "task")
+    __slots__ = ("loading", "log", "orphan_timer", "policy", "producer", "record", "task")
 
-    def __init__(self, record: StreamRecord, log: ChunkLog) -> None:
+    def __init__(self, record: StreamRecord, log: ChunkLog, policy: OrphanPolicy) -> None:
         self.record = record
         self.log = log
+        self.policy = policy
         self.producer: Producer | None = None
         self.task: asyncio.Task[None] | None = None
         self.orphan_timer: asyncio.TimerHandle | None = None
+        self.loading: Future[StoredLog | None] | None = None
 
     @property
     def stream_id(self) -> str:
+        """Its id."""
         return self.record.stream_id
 
     @property
@@ -62,7 +80,7 @@ class StreamsStatistics(NamedTuple):
 
 
 class Streams:
-    """Every stream of this process."""
+    """Every stream of this process, and of those before it that the store has kept."""
 
     def __init__(self, config: Config, store: Store, provider: Callable[[str | None], Provider]) -> None:
         """``provider`` gives the provider of a name, or the default one for None; it raises BadRequest for others."""
@@ -70,20 +88,36 @@ class Streams:
         self._store = store
         self._provider = provider
         self._loop = asyncio.get_running_loop()
+        self._messages = Sessions(store)
         self._streams: dict[str, Stream] = {}
         self._requests: dict[tuple[str, str], str] = {}
         self._sessions: dict[str, list[str]] = {}
         self._running: set[Stream] = set()
-        self._ended: OrderedDict[str, float] = OrderedDict()
-        self._ended_bytes = 0
         self._forgotten: OrderedDict[str, None] = OrderedDict()
-        self._expiry: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
+        self._all_read: asyncio.Event | None = None
         self._started = 0
         self._limits = Limits(
             config.first_token_timeout, config.chunk_timeout, config.max_stream_chunks, config.max_stream_bytes
         )
+        limit = config.max_retained_bytes if store.durable else config.max_memory_bytes
+        self._kept = Shelf(config.retention, config.max_retained, limit, self._forget)
+        self._in_memory = Shelf(None, config.max_retained, config.max_memory_bytes, self._unload)
+        store.on_failure = self._on_store_failure
+
+    async def open(self) -> None:
+        """Take over what the store has kept. Streams that were running when their process died have an end now.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
+        for summary in await self._store.open(end_of_interrupted):
+            record = summary.record
+            overhead = ChunkWriter(record.stream_id).overhead
+            log = ChunkLog.ended(record.stream_id, record.epoch, self._store, summary.outcome, overhead=overhead)
+            self._enter(Stream(record, log, Continue()))
+            self._kept.put(record.stream_id, summary.size, age=time.time() - summary.ended)
 
     # -- starting
 
@@ -94,37 +128,44 @@ class Streams:
             BadRequest: the request names a provider or setting that there is not.
             Capacity: too many answers are running.
         """
-        key = (session_id, asked.request_id)
-        known = self._requests.get(key)
+        known = self._requests.get((session_id, asked.request_id))
         if known is not None:
             return self._streams[known]
         if len(self._running) >= self._config.max_running_streams:
             raise Capacity(retry_after=1.0)
-        request = self._request(asked)
-        provider = self._provider(asked.config.provider if asked.config else None)
-        stream = self._create(session_id, asked.request_id, request)
-        self._requests[key] = stream.stream_id
-        self._run(stream, provider, request)
-        return stream
-
-    def _request(self, asked: ChatRequested) -> ChatRequest:
         config = asked.config or ChatConfig()
         _check_supported(config)
-        return ChatRequest(
-            messages=asked.messages or [ChatMessage("user", asked.message or "")],
-            model=config.model or asked.model or self._config.model,
-            temperature=config.temperature,
-            max_tokens=config.max_tokens,
-            response_format=config.response_format,
-        )
+        policy = parse_policy(config.on_orphan, self._config)
+        provider = self._provider(config.provider)
+        stream = self._create(session_id, asked, config, policy)
+        conversation = self._messages.begin(stream.record, asked)
 
-    def _create(self, session_id: str, request_id: str, request: ChatRequest) -> Stream:
+        async def prepare() -> ChatRequest:
+            return ChatRequest(
+                messages=await conversation(),
+                model=stream.record.model,
+                temperature=config.temperature,
+                max_tokens=config.max_tokens,
+                response_format=config.response_format,
+            )
+
+        self._run(stream, provider, prepare)
+        return stream
+
+    def is_known(self, session_id: str, request_id: str) -> bool:
+        """Whether `start` would attach to a stream that there is, rather than begin one."""
+        return (session_id, request_id) in self._requests
+
+    def _model(self, asked: ChatRequested, config: ChatConfig) -> str | None:
+        return config.model or asked.model or self._config.model
+
+    def _create(self, session_id: str, asked: ChatRequested, config: ChatConfig, policy: OrphanPolicy) -> Stream:
         record = StreamRecord(
             stream_id="s_" + secrets.token_urlsafe(16),
             session_id=session_id,
-            request_id=request_id,
+            request_id=asked.request_id,
             epoch=secrets.token_urlsafe(8),
-            model=request.model,
+            model=self._model(asked, config),
             created=time.time(),
         )
         log = ChunkLog(
@@ -136,25 +177,27 @@ class Streams:
             low=self._config.low_water,
             on_deserted=lambda: self._on_deserted(stream),
         )
-        stream = Stream(record, log)
+        stream = Stream(record, log, policy)
         self._store.create(record)
-        self._streams[record.stream_id] = stream
-        self._sessions.setdefault(session_id, []).append(record.stream_id)
+        self._enter(stream)
         return stream
 
-    def _run(self, stream: Stream, provider: Provider, request: ChatRequest) -> None:
+    def _enter(self, stream: Stream) -> None:
+        record = stream.record
+        self._streams[record.stream_id] = stream
+        self._sessions.setdefault(record.session_id, []).append(record.stream_id)
+        self._requests[record.session_id, record.request_id] = record.stream_id
+
+    def _run(self, stream: Stream, provider: Provider, request: Prepare) -> None:
         self._started += 1
         self._running.add(stream)
         self._idle.clear()
         stream.producer = Producer(provider, request, stream.log, self._limits)
         stream.task = stream.producer.start()
         stream.task.add_done_callback(lambda _: self._on_ended(stream))
+        stream.log.when_finished(lambda log: self._on_finished(stream, log))
 
     # -- finding
-
-    def is_known(self, session_id: str, request_id: str) -> bool:
-        """Whether `start` would begin nothing new for this request."""
-        return (session_id, request_id) in self._requests
 
     def get(self, stream_id: str) -> Stream:
         """The stream of that id.
@@ -168,6 +211,38 @@ class Streams:
             return stream
         raise LogTrimmed if stream_id in self._forgotten else UnknownStream
 
+    def load(self, stream: Stream) -> Future[StoredLog | None] | None:
+        """See that the stream's chunks are in memory; None where they are, else a future of when they will be.
+
+        Raises (by the future):
+            StoreError: they cannot be read.
+        """
+        if stream.log.loaded:
+            self._in_memory.touch(stream.stream_id)
+            return None
+        if stream.loading is None:
+            stream.loading = self._store.load(stream.stream_id)
+            stream.loading.add_done_callback(lambda loaded: self._on_loaded(stream, loaded))
+        return stream.loading
+
+    def _on_loaded(self, stream: Stream, loaded: Future[StoredLog | None]) -> None:
+        stream.loading = None
+        if loaded.cancelled() or loaded.exception() is not None:
+            return
+        stored = loaded.result()
+        if stored is not None:
+            stream.log.fill(stored.bodies, stored.kinds)
+            self._in_memory.put(stream.stream_id, stream.log.weight)
+
+    def _unload(self, stream_id: str) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is None or not self._store.durable:
+            return
+        if stream.log.attachments:
+            self._in_memory.put(stream_id, stream.log.weight)  # its turn comes again
+        else:
+            stream.log.empty()
+
     def of_session(self, session_id: str) -> list[Stream]:
         """The session's streams, oldest first."""
         return [self._streams[stream_id] for stream_id in self._sessions.get(session_id, ())]
@@ -175,6 +250,38 @@ class Streams:
     def running_in(self, session_id: str) -> list[StreamInfo]:
         """The session's running streams, as `connection_established` lists them."""
         return [stream.info for stream in self.of_session(session_id) if not stream.log.state.final]
+
+    # -- sessions
+
+    async def history(self, session_id: str) -> tuple[list[HistoryMessage], str | None]:
+        """The session's messages and its title."""
+        return await self._messages.history(session_id, self._running_log)
+
+    def _running_log(self, stream_id: str) -> ChunkLog | None:
+        stream = self._streams.get(stream_id)
+        return stream.log if stream is not None and stream.log.outcome is None else None
+
+    def rename_session(self, session_id: str, title: str) -> None:
+        """Give a session a title."""
+        self._messages.rename(session_id, title)
+
+    def delete_session(self, session_id: str) -> None:
+        """Forget a session: stop what runs in it, delete its logs and messages."""
+        self._messages.delete(session_id)
+        for stream in self.of_session(session_id):
+            if stream.producer is not None:
+                stream.producer.cancel()
+                stream.log.when_finished(self._discard_soon)
+            else:
+                self._discard(stream.stream_id)
+
+    def _discard_soon(self, log: ChunkLog) -> None:
+        self._loop.call_soon(self._discard, log.stream_id)
+
+    def _discard(self, stream_id: str) -> None:
+        if stream_id in self._streams:
+            self._kept.drop(stream_id)
+            self._forget(stream_id)
 
     # -- following
 
@@ -188,21 +295,32 @@ class Streams:
     def cancel(self, stream: Stream) -> None:
         """Stop the answer for everybody. Idempotent; how it ended is in its log."""
         if stream.producer is not None:
+            self._store.cancel(stream.stream_id)  # first of all: no crash from here on may bring it back
             stream.producer.cancel()
 
     def _on_deserted(self, stream: Stream) -> None:
-        if stream in self._running and stream.orphan_timer is None:
-            stream.orphan_timer = self._loop.call_later(self._config.orphan_grace, self._stop_orphan, stream)
+        if self._all_read is not None and not self._followed():
+            self._all_read.set()
+        if stream not in self._running or stream.orphan_timer is not None:
+            return
+        policy = stream.policy
+        if isinstance(policy, StopAfter):
+            stream.orphan_timer = self._loop.call_later(policy.seconds, self._stop_orphan, stream)
+        elif isinstance(policy, StopAfterChunks):
+            stream.log.stop_after(policy.chunks, lambda: self._stop_orphan(stream))
+        elif isinstance(policy, Pause):
+            stream.log.pause()
 
     def _stop_orphan(self, stream: Stream) -> None:
         stream.orphan_timer = None
         if stream.producer is not None and not stream.log.attachments:
-            logger.info("stream %s has had no viewer for %g s: stopped", stream.stream_id, self._config.orphan_grace)
+            logger.info("stream %s has no viewer any more: stopped, as its orphan policy says", stream.stream_id)
             stream.producer.cancel(Interrupted("Nobody was following the answer any more"))
 
     # -- ending
 
     def _on_ended(self, stream: Stream) -> None:
+        """The producer's task is over; the outcome may still wait for its commit."""
         self._running.discard(stream)
         stream.producer = stream.task = None
         if stream.orphan_timer is not None:
@@ -210,28 +328,16 @@ class Streams:
             stream.orphan_timer = None
         if not self._running:
             self._idle.set()
-        self._ended[stream.stream_id] = self._loop.time() + self._config.retention
-        self._ended_bytes += stream.log.weight
-        self._expire()
 
-    def _expire(self) -> None:
-        """Forget what is over its time or over the caps, oldest first; one timer waits for the next."""
-        now = self._loop.time()
-        while self._ended and (
-            next(iter(self._ended.values())) <= now
-            or len(self._ended) > self._config.max_retained
-            or self._ended_bytes > self._config.max_retained_bytes
-        ):
-            self._forget(self._ended.popitem(last=False)[0])
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-        if self._ended:
-            self._expiry = self._loop.call_at(next(iter(self._ended.values())), self._expire)
+    def _on_finished(self, stream: Stream, log: ChunkLog) -> None:
+        if log.outcome is not None and stream.stream_id in self._streams:
+            self._messages.end(stream.record, log, log.outcome)
+            self._kept.put(stream.stream_id, log.weight)
+            self._in_memory.put(stream.stream_id, log.weight)
 
     def _forget(self, stream_id: str) -> None:
         stream = self._streams.pop(stream_id)
-        self._ended_bytes -= stream.log.weight
+        self._in_memory.drop(stream_id)
         self._store.delete(stream_id)
         record = stream.record
         self._requests.pop((record.session_id, record.request_id), None)
@@ -242,6 +348,16 @@ class Streams:
         self._forgotten[stream_id] = None
         if len(self._forgotten) > TOMBSTONES:
             self._forgotten.popitem(last=False)
+
+    def _on_store_failure(self, error: StoreError, stream_ids: set[str]) -> None:
+        """What the store has lost, its viewers have not seen. Their streams end; the server goes on."""
+        for stream_id in stream_ids:
+            stream = self._streams.get(stream_id)
+            if stream is None:
+                continue
+            stream.log.on_store_failed(_lost)
+            if stream.producer is not None:
+                stream.producer.cancel(InternalFailure(STORE_FAILED))
 
     # -- the end of the process
 
@@ -254,6 +370,17 @@ class Streams:
             return False
         return True
 
+    async def wait_read(self, patience: float) -> None:
+        """Wait until every viewer has been told the end of what it follows, for at most ``patience`` seconds."""
+        self._all_read = asyncio.Event()
+        if self._followed():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._all_read.wait()
+
+    def _followed(self) -> bool:
+        return any(stream.log.attachments for stream in self._streams.values())
+
     async def close(self) -> None:
         """Stop what still runs, as interrupted, and wait for it."""
         tasks = [stream.task for stream in self._running if stream.task is not None]
@@ -262,12 +389,16 @@ class Streams:
                 stream.producer.cancel(Interrupted("The server was restarted"))
         if tasks:
             await asyncio.wait(tasks, timeout=2.0)
-        if self._expiry is not None:
-            self._expiry.cancel()
+        self._kept.close()
+        self._in_memory.close()
 
     def statistics(self) -> StreamsStatistics:
         """Counts, for health and metrics."""
-        return StreamsStatistics(len(self._running), len(self._ended), self._ended_bytes, self._started)
+        return StreamsStatistics(len(self._running), len(self._kept), self._kept.size, self._started)
+
+
+def _lost(tail: int) -> Outcome:
+    return Outcome(StreamState.FAILED, tail, error_type="internal_error", message=STORE_FAILED, recoverable=True)
 
 
 def _check_supported(config: ChatConfig) -> None:
@@ -280,8 +411,3 @@ def _check_supported(config: ChatConfig) -> None:
         raise BadRequest("config.buffer_size other than 1 is not supported")
     if config.boundary != "token":
         raise BadRequest("config.boundary other than token is not supported")
-    if config.on_orphan is not None:
-        raise BadRequest("config.on_orphan is not supported")
-
-
-__all__ = ["Stream", "StreamState", "Streams", "StreamsStatistics"]

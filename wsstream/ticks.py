@@ -102,6 +102,7 @@ class TimerWheel:
         slot = self._slots.get(member.slot)
         if slot is not None:
             slot.discard(member)
+        member.slot = 0
 
     def _arm(self, slot: int) -> None:
         if self._timer is not None:
@@ -111,17 +112,23 @@ class TimerWheel:
     def _run(self) -> None:
         self._timer = None
         now = time.monotonic()  # not the loop's own clock, which uvloop reads once per turn
-        current = int(now / self.RESOLUTION)
-        for slot in sorted(slot for slot in self._slots if slot <= current):
-            for member in self._slots.pop(slot):
+        for slot in sorted(slot for slot in self._slots if slot * self.RESOLUTION <= now):
+            for member in self._slots.pop(slot, ()):
+                if member.slot != slot:
+                    continue  # another one that was called just now has removed it, or given it a new time
                 member.slot = 0
                 try:
                     member.on_timer(now)
                 except Exception:
                     logger.exception("a connection failed unexpectedly")
                     member.on_broken()
-        if self._slots and self._timer is None:
-            self._arm(min(self._slots))
+        self._arm_for_next()
+
+    def _arm_for_next(self) -> None:
+        if self._slots:
+            first = min(self._slots)
+            if self._timer is None or first < self._timer[0]:  # a member may have armed it already
+                self._arm(first)
 
     def close(self) -> None:
         """Call nobody any more."""

@@ -35,7 +35,7 @@ def web_root() -> Path:
 
 
 def make_app(health: Callable[[], dict[str, Any]]) -> Starlette:
-    """The application. ``health`` says how the server is; its ``status`` is `ok` or `draining`."""
+    """The application. ``health`` says how the server is; its ``status`` is `ok`, `degraded` or `draining`."""
     root = web_root()
 
     async def page(_: Request) -> Response:
@@ -45,7 +45,7 @@ def make_app(health: Callable[[], dict[str, Any]]) -> Starlette:
         report = health()
         return Response(
             msgspec.json.encode(report),
-            status_code=200 if report["status"] == "ok" else 503,
+            status_code=503 if report["status"] == "draining" else 200,
             media_type="application/json",
         )
 

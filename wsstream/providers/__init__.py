@@ -27,7 +27,7 @@ def open_provider(name: str, config: Config) -> Provider:
     if name in PROVIDERS:
         provider: Provider = _attribute(PROVIDERS[name])(config)
         return provider
-    if ":" not in name:
+    if ":" not in name or name[0] in ":.":
         known = ", ".join(PROVIDERS)
         raise ConfigError(f"provider: {name!r} is not one of {known}, nor package.module:attribute")
     from wsstream.providers.callable import adapt

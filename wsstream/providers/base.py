@@ -14,7 +14,8 @@ class Sink(Protocol):
     def put(self, deltas: Sequence[Delta]) -> bool:
         """Take deltas, none of them empty; what arrived together is put together. Never blocks, never raises.
 
-        The answer is that of `has_room`. May be called from any callback of the event loop, not only from the provider's own task.
+        The answer is that of `has_room`. May be called from any callback of the event loop, not only from the
+        provider's own task.
         """
 
     def has_room(self) -> bool:

@@ -8,11 +8,12 @@ from wsstream.errors import ConfigError
 from wsstream.stores.base import Store
 
 STORES = {
-    "memory": "wsstream.stores.memory:MemoryStore",
+    "memory": "wsstream.stores.memory:make",
+    "sqlite": "wsstream.stores.sqlite:make",
 }
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, durability: str = "process") -> Store:
     """The store that ``url`` names: its scheme picks the line in `STORES`, the rest is for the store to read.
 
     Raises:
@@ -23,5 +24,5 @@ def open_store(url: str) -> Store:
     if target is None or not colon:
         raise ConfigError(f"store: {url!r} is not one of " + ", ".join(f"{name}:" for name in STORES))
     module, _, attribute = target.partition(":")
-    store: Store = getattr(import_module(module), attribute)(*([rest] if rest else []))
+    store: Store = getattr(import_module(module), attribute)(rest, durability)
     return store

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
-from wsstream.chunks import Outcome
+from wsstream.chunks import Outcome, Usage
+from wsstream.errors import StoreError
 
 
 class StreamRecord(msgspec.Struct, frozen=True):
@@ -22,6 +24,41 @@ class StreamRecord(msgspec.Struct, frozen=True):
     """Seconds since 1970."""
 
 
+class StreamSummary(msgspec.Struct, frozen=True):
+    """A stream that a store has, without its chunks. ``number`` is the store's own."""
+
+    number: int
+    record: StreamRecord
+    outcome: Outcome
+    ended: float
+    """Seconds since 1970."""
+    size: int
+    """Bytes its log takes."""
+
+
+class StoredMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message of a session. That of an answer has its ``stream_id``, and is renewed when the answer ends."""
+
+    message_id: str
+    session_id: str
+    role: str
+    content: str | list[dict[str, Any]]
+    created: float
+    """Seconds since 1970."""
+    is_complete: bool = True
+    stream_id: str | None = None
+    usage: Usage | None = None
+
+
+class SessionInfo(msgspec.Struct, frozen=True):
+    """A session in a list. Times are seconds since 1970."""
+
+    session_id: str
+    title: str | None
+    created: float
+    updated: float
+
+
 class StoredLog(msgspec.Struct, frozen=True):
     """A log as read back: ``bodies`` and ``kinds`` of the chunks 1 … n, and the outcome if it has ended."""
 
@@ -31,11 +68,35 @@ class StoredLog(msgspec.Struct, frozen=True):
     outcome: Outcome | None
 
 
+End = Callable[[StreamRecord, bool, StoredLog], tuple[Outcome, StoredMessage | None]]
+"""Makes the end of a stream that a crash cut off: of its record, whether a cancel was asked for, and what is left of
+its log. The message is what its session keeps of it.
+"""
+
+
 class Store(Protocol):
-    """Keeps logs. Every write is acknowledged by its ``committed`` callback, in the order of the writes of one stream;
-    only then may a viewer see it (written before sent). A store that keeps nothing beyond the process may call it at
-    once. Callbacks run on the event loop.
+    """Keeps logs and sessions.
+
+    Writes are done in the order in which they are asked for. Those of a log are acknowledged by their ``committed``
+    callback, in order; only then may a viewer see what was written (written before sent). A store that keeps nothing
+    beyond the process may call it at once. All callbacks run on the event loop.
+
+    A write that fails is never acknowledged. The store says so once, to `on_failure`, for all streams that it concerns;
+    what was acknowledged before stays.
     """
+
+    durable: bool
+    """Whether what was written can be read back: then ended logs need not stay in memory."""
+
+    on_failure: Callable[[StoreError, set[str]], None]
+    """Called with what went wrong and the streams whose writes were lost by it."""
+
+    async def open(self, end: End) -> list[StreamSummary]:
+        """Begin. Streams that a crash cut off get their end from ``end`` first; then all streams are listed.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
 
     def create(self, record: StreamRecord) -> None:
         """Begin a log."""
@@ -48,14 +109,41 @@ class Store(Protocol):
         ``committed`` is called with the last chunk id that is safe now.
         """
 
-    def finish(self, stream_id: str, outcome: Outcome, committed: Callable[[], None]) -> None:
-        """Add the terminal record, behind every chunk appended before."""
+    def cancel(self, stream_id: str) -> None:
+        """Note that the end of a stream was asked for, so that nothing continues it after a crash."""
 
-    def load(self, stream_id: str) -> StoredLog | None:
-        """Read a log back; None where the store has none of that id."""
+    def finish(
+        self, stream_id: str, outcome: Outcome, bodies: Sequence[bytes], kinds: bytes, committed: Callable[[], None]
+    ) -> None:
+        """Add the terminal record. ``bodies`` and ``kinds`` are the whole log, appended before."""
+
+    def load(self, stream_id: str) -> Future[StoredLog | None]:
+        """Read an ended log back; None where the store has none of that id.
+
+        Raises (by the future):
+            StoreError: it cannot be read.
+        """
 
     def delete(self, stream_id: str) -> None:
         """Forget a log. Unknown ids are fine."""
+
+    def save_message(self, message: StoredMessage) -> None:
+        """Add a message to its session; that of a stream replaces an earlier one of the same stream."""
+
+    def history(self, session_id: str) -> Future[list[StoredMessage]]:
+        """A session's messages, oldest first."""
+
+    def session(self, session_id: str) -> Future[SessionInfo | None]:
+        """What is known of a session; None where it has no message."""
+
+    def rename_session(self, session_id: str, title: str) -> None:
+        """Give a session a title."""
+
+    def delete_session(self, session_id: str) -> None:
+        """Forget a session's messages. Its logs are deleted one by one."""
+
+    def trouble(self) -> str | None:
+        """What is wrong with the store now, in words for operators; None when nothing is."""
 
     async def close(self) -> None:
         """Write what is pending, then release everything."""

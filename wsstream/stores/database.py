@@ -1,7 +1,7 @@
 """The SQLite file: its tables, its transactions, and what is made of it after a crash. Synchronous, for one thread.
 
-Layout. What running answers append goes to the *journal*: one packed row for every group commit, whatever number of
-streams it holds, so that a commit touches the end of one table and nothing else. When an answer ends, its whole log
+Layout. What running answers append goes to the *journal*: one packed row for every group commit, whatever number
+of streams it holds, so that a commit touches the end of one table and nothing else. When an answer ends, its whole log
 becomes one row of *logs*, and journal rows that no running answer needs are deleted. (A row per chunk in a table ordered
 by stream stalls for up to 97 ms at checkpoints: docs/benchmarks.md, "Stores".)
 
@@ -20,9 +20,9 @@ from typing import Any, Literal
 import apsw
 import msgspec
 
-from wsstream.chunks import Outcome, StreamRecord
+from wsstream.chunks import Outcome
 from wsstream.errors import StoreCorrupt, StoreError, StoreLocked
-from wsstream.stores.base import SessionInfo, StoredLog, StoredMessage, StreamSummary
+from wsstream.stores.base import End, SessionInfo, StoredLog, StoredMessage, StreamRecord, StreamSummary
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +141,8 @@ class Database:
         self._journal = 0
         self._wal_pages = 0
         with translated():
+            if vfs is None:
+                _make_private(path)
             self._db = apsw.Connection(path, vfs=vfs)
             try:
                 self._prepare(durability)
@@ -165,7 +167,6 @@ class Database:
         db.set_wal_hook(self._on_wal)
         with db:
             self._migrate()
-        os.chmod(self.path, 0o600)
 
     def _migrate(self) -> None:
         db = self._db
@@ -173,7 +174,9 @@ class Database:
         if version == 0:
             db.execute(_SCHEMA)
         elif version > VERSION:
-            raise StoreError(f"{self.path} was written by a newer wsstream (schema {version}, this one knows {VERSION})")
+            raise StoreError(
+                f"{self.path} was written by a newer wsstream (schema {version}, this one knows {VERSION})"
+            )
         for old in range(version or VERSION, VERSION):
             db.execute(_MIGRATIONS[old])
         db.pragma("user_version", VERSION)
@@ -184,13 +187,8 @@ class Database:
 
     # -- after a start
 
-    def recover(self, end: Callable[[StreamRecord, bool, StoredLog], tuple[Outcome, StoredMessage | None]]) -> None:
-        """Give every stream that was running its end.
-
-        Args:
-            end: makes the outcome of a stream from its record, whether its cancel was asked for, and what is left of
-                its log, and the message its session keeps of it.
-        """
+    def recover(self, end: End) -> None:
+        """Give every stream that was running its end."""
         with translated(), self._db:
             logs = self._journalled()
             rows = list(self._db.execute("SELECT number, record, cancelled FROM streams WHERE outcome IS NULL"))
@@ -233,9 +231,14 @@ class Database:
         Raises:
             StoreError: none was done.
         """
+        needed = dict(self._first_needed) if any(type(operation) is Finish for operation in operations) else None
         with translated():
-            with self._db:
-                self._write(operations)
+            try:
+                with self._db:
+                    self._write(operations)
+            except BaseException:
+                self._first_needed = self._first_needed if needed is None else needed
+                raise
             if self._wal_pages >= PAGES_PER_CHECKPOINT:
                 self.checkpoint()
 
@@ -289,14 +292,13 @@ class Database:
             (message.session_id, message.stream_id, packed),
         )
         self._db.execute(
-            "INSERT INTO sessions VALUES (?, NULL, ?, ?) ON CONFLICT (session_id) DO UPDATE SET updated = excluded.updated",
+            "INSERT INTO sessions VALUES (?, NULL, ?, ?)"
+            " ON CONFLICT (session_id) DO UPDATE SET updated = excluded.updated",
             (message.session_id, message.created, message.created),
         )
 
     def _rename(self, operation: Rename) -> None:
-        self._db.execute(
-            "UPDATE sessions SET title = ? WHERE session_id = ?", (operation.title, operation.session_id)
-        )
+        self._db.execute("UPDATE sessions SET title = ? WHERE session_id = ?", (operation.title, operation.session_id))
 
     def _delete_session(self, operation: DeleteSession) -> None:
         self._db.execute("DELETE FROM messages WHERE session_id = ?", (operation.session_id,))
@@ -328,11 +330,11 @@ class Database:
             rows = self._db.execute("SELECT message FROM messages WHERE session_id = ? ORDER BY number", (session_id,))
             return [_unpack_message(packed) for (packed,) in rows]
 
-    def sessions(self) -> list[SessionInfo]:
-        """All sessions, the latest first."""
+    def session(self, session_id: str) -> SessionInfo | None:
+        """What is known of a session; None where it has no message."""
         with translated():
-            rows = self._db.execute("SELECT session_id, title, created, updated FROM sessions ORDER BY updated DESC")
-            return [SessionInfo(*row) for row in rows]
+            query = "SELECT session_id, title, created, updated FROM sessions WHERE session_id = ?"
+            return next((SessionInfo(*row) for row in self._db.execute(query, (session_id,))), None)
 
     def close(self) -> None:
         """Release the file."""
@@ -348,6 +350,14 @@ _WRITERS: dict[type, Callable[[Database, Any], None]] = {
     Rename: Database._rename,
     DeleteSession: Database._delete_session,
 }
+
+
+def _make_private(path: str) -> None:
+    """See that only our user can read the file, and with it its companions, which inherit its mode."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
 
 
 def set_aside(path: str) -> str:
@@ -370,7 +380,7 @@ def _checked(data: bytes) -> bytes:
     return content
 
 
-class translated:  # noqa: N801 - reads as a phrase where it is used
+class translated:
     """The seam where apsw's exceptions become ours."""
 
     def __enter__(self) -> None:

@@ -1,15 +1,32 @@
-"""The store that keeps nothing: a log lives as long as its `wsstream.chunklog.ChunkLog` does."""
+"""The store that keeps nothing beyond the process. Logs live in their `wsstream.chunklog.ChunkLog`, sessions here."""
 
 from __future__ import annotations
 
+import asyncio
+from asyncio import Future
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from wsstream.chunks import Outcome
-from wsstream.stores.base import StoredLog, StreamRecord
+from wsstream.errors import ConfigError, StoreError
+from wsstream.stores.base import End, SessionInfo, StoredLog, StoredMessage, StreamRecord, StreamSummary
+
+T = TypeVar("T")
 
 
 class MemoryStore:
     """Everything is committed at once, because the process is all the durability there is."""
+
+    durable = False
+
+    def __init__(self) -> None:
+        self.on_failure: Callable[[StoreError, set[str]], None] = lambda _error, _streams: None
+        self._messages: dict[str, list[StoredMessage]] = {}
+        self._sessions: dict[str, SessionInfo] = {}
+
+    async def open(self, end: End) -> list[StreamSummary]:
+        """Nothing survives, so nothing is listed."""
+        return []
 
     def create(self, record: StreamRecord) -> None:
         """Nothing to do."""
@@ -20,16 +37,74 @@ class MemoryStore:
         """Commit at once."""
         committed(first + len(bodies) - 1)
 
-    def finish(self, stream_id: str, outcome: Outcome, committed: Callable[[], None]) -> None:
+    def cancel(self, stream_id: str) -> None:
+        """Nothing to do."""
+
+    def finish(
+        self, stream_id: str, outcome: Outcome, bodies: Sequence[bytes], kinds: bytes, committed: Callable[[], None]
+    ) -> None:
         """Commit at once."""
         committed()
 
-    def load(self, stream_id: str) -> StoredLog | None:
-        """No log outlives the process."""
-        return None
+    def load(self, stream_id: str) -> Future[StoredLog | None]:
+        """No log is anywhere but in memory already."""
+        return _done(None)
 
     def delete(self, stream_id: str) -> None:
         """Nothing to do."""
 
+    def save_message(self, message: StoredMessage) -> None:
+        """Keep it."""
+        session_id = message.session_id
+        known = self._sessions.get(session_id)
+        created, title = (known.created, known.title) if known else (message.created, None)
+        self._sessions[session_id] = SessionInfo(session_id, title, created, message.created)
+        messages = self._messages.setdefault(session_id, [])
+        for place, other in enumerate(messages):
+            if message.stream_id is not None and other.stream_id == message.stream_id:
+                messages[place] = message
+                return
+        messages.append(message)
+
+    def history(self, session_id: str) -> Future[list[StoredMessage]]:
+        """A session's messages."""
+        return _done(list(self._messages.get(session_id, ())))
+
+    def session(self, session_id: str) -> Future[SessionInfo | None]:
+        """What is known of a session."""
+        return _done(self._sessions.get(session_id))
+
+    def rename_session(self, session_id: str, title: str) -> None:
+        """Keep the title."""
+        known = self._sessions.get(session_id)
+        if known is not None:
+            self._sessions[session_id] = SessionInfo(session_id, title, known.created, known.updated)
+
+    def delete_session(self, session_id: str) -> None:
+        """Forget it."""
+        self._sessions.pop(session_id, None)
+        self._messages.pop(session_id, None)
+
+    def trouble(self) -> str | None:
+        """Nothing can go wrong."""
+        return None
+
     async def close(self) -> None:
         """Nothing to do."""
+
+
+def _done(result: T) -> Future[T]:
+    future: Future[T] = asyncio.get_running_loop().create_future()
+    future.set_result(result)
+    return future
+
+
+def make(path: str, durability: str) -> MemoryStore:
+    """The store for the table in `wsstream.stores`.
+
+    Raises:
+        ConfigError: a path was given, which this store has no use for.
+    """
+    if path:
+        raise ConfigError(f"store: memory: takes no path, got {path!r}")
+    return MemoryStore()

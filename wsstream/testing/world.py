@@ -256,7 +256,9 @@ class LateStore(MemoryStore):
         self.safe, committed = write
         committed(self.safe)
 
-    def finish(self, stream_id: str, outcome: Outcome, committed: Callable[[], None]) -> None:
+    def finish(
+        self, stream_id: str, outcome: Outcome, bodies: Sequence[bytes], kinds: bytes, committed: Callable[[], None]
+    ) -> None:
         """Commit after the plan's delay."""
         self._world.after(self._delay, lambda _: committed())
 
@@ -301,7 +303,7 @@ class Answer:
     @property
     def floor(self) -> int:
         """The ack of the slowest attached viewer, by the world's own books."""
-        return min((ledger.acked for ledger in self.ledgers), default=len(self.log))
+        return min((ledger.acked for ledger in self.ledgers), default=self.log.tail)
 
     def cancel(self) -> None:
         """Stop producing; idempotent."""

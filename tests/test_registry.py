@@ -1,0 +1,109 @@
+"""The live connections: admitted up to a limit, told to go, counted."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.virtual import in_virtual_time, turns
+from wsstream.errors import CloseCode
+from wsstream.registry import ConnectionInfo, Registry
+
+
+class Member:
+    """A connection that remembers what it was told."""
+
+    def __init__(self, connection_id: str, registry: Registry | None = None) -> None:
+        self.connection_id = connection_id
+        self.registry = registry
+        self.told: list[tuple[int, int]] = []
+        self.closed: list[tuple[int, str]] = []
+
+    def statistics(self) -> ConnectionInfo:
+        """Nothing much."""
+        return ConnectionInfo(self.connection_id, None, None, "local", 0.0, 0, 0, 0, None)
+
+    def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None:
+        """Remember it."""
+        self.told.append((deadline_ms, reconnect_after_ms))
+
+    def close(self, code: int, reason: str) -> None:
+        """Remember it, and leave."""
+        self.closed.append((code, reason))
+        if self.registry is not None:
+            self.registry.remove(self)
+
+
+@in_virtual_time
+async def test_admits_up_to_its_limit() -> None:
+    """No more connections are let in than the limit; when one leaves, the next may come."""
+    registry = Registry(2)
+    first, second, third = Member("a"), Member("b"), Member("c")
+    assert [registry.admit(first), registry.admit(second), registry.admit(third)] == [True, True, False]
+    registry.remove(first)
+    assert registry.admit(third)
+    assert (len(registry), list(registry)) == (2, [second, third])
+    assert (registry.get("c"), registry.get("a")) == (third, None)
+
+
+@in_virtual_time
+async def test_counts() -> None:
+    """The statistics tell how many are here, were here at once, came in all and were refused."""
+    registry = Registry(2)
+    members = [Member(name) for name in "abc"]
+    for member in members:
+        registry.admit(member)
+    registry.remove(members[0])
+    registry.remove(members[0])
+    assert registry.statistics() == (1, 2, 2, 1)
+
+
+@in_virtual_time
+async def test_waits_until_nobody_is_left() -> None:
+    """Waiting for an empty house ends when the last one leaves, and at once where nobody is."""
+    registry = Registry(5)
+    await registry.wait_empty()
+    first, second = Member("a"), Member("b")
+    registry.admit(first)
+    registry.admit(second)
+    waiting = asyncio.create_task(registry.wait_empty())
+    registry.remove(first)
+    await turns()
+    assert not waiting.done()
+    registry.remove(second)
+    await waiting
+
+
+@in_virtual_time
+async def test_a_drain_tells_everybody_and_lets_nobody_in() -> None:
+    """At the end everybody is told the deadline and a moment of its own to come back; nobody new is let in."""
+    registry = Registry(500)
+    members = [Member(str(n)) for n in range(200)]
+    for member in members:
+        registry.admit(member)
+    registry.announce_drain(10.0, spread=5.0)
+    assert all(len(member.told) == 1 and member.told[0][0] == 10_000 for member in members)
+    moments = [member.told[0][1] for member in members]
+    assert all(100 <= moment <= 5000 for moment in moments)
+    assert len(set(moments)) > 100
+    assert max(moments) - min(moments) > 3000
+    assert not registry.admit(Member("late"))
+    assert registry.draining
+
+
+@pytest.mark.parametrize("code", [None, CloseCode.TRY_AGAIN_LATER])
+@in_virtual_time
+async def test_closes_everybody(code: int | None) -> None:
+    """Everybody is closed, as a restart unless said otherwise, even though they leave while it is done."""
+    registry = Registry(5)
+    members = [Member(name, registry) for name in "abc"]
+    for member in members:
+        registry.admit(member)
+    if code is None:
+        registry.close_all()
+    else:
+        registry.close_all(code, "busy")
+    expected = (1012, "service restart") if code is None else (1013, "busy")
+    assert [member.closed for member in members] == [[expected]] * 3
+    await registry.wait_empty()

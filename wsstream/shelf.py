@@ -1,0 +1,81 @@
+"""What is kept for a while: up to an age, a number and a size, the oldest goes first."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+
+class Shelf:
+    """Names of things with their sizes. One timer waits for the next to become too old."""
+
+    __slots__ = ("_age", "_count", "_items", "_limit", "_loop", "_remove", "_timer", "size")
+
+    def __init__(self, age: float | None, count: int, limit: int, remove: Callable[[str], None]) -> None:
+        """Keep things for ``age`` seconds, at most ``count`` of them and ``limit`` bytes; ``remove`` what does not fit.
+
+        A thing that ``remove`` puts back stays, as the newest.
+        """
+        self._age = age
+        self._count = count
+        self._limit = limit
+        self._remove = remove
+        self._loop = asyncio.get_running_loop()
+        self._items: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, name: str, size: int, age: float = 0.0) -> None:
+        """Keep ``name``, which is ``age`` seconds old already, as the newest."""
+        self.drop(name)
+        self._items[name] = (time.monotonic() - age, size)
+        self.size += size
+        self._tidy()
+
+    def touch(self, name: str) -> None:
+        """It was used: as far as number and size go, it is the newest again."""
+        if name in self._items:
+            self._items.move_to_end(name)
+
+    def drop(self, name: str) -> None:
+        """Keep it no longer, without a word."""
+        item = self._items.pop(name, None)
+        if item is not None:
+            self.size -= item[1]
+
+    def _tidy(self) -> None:
+        for _ in range(len(self._items)):
+            if not self._too_much():
+                break
+            name, (_, size) = self._items.popitem(last=False)
+            self.size -= size
+            self._remove(name)
+        self._arm()
+
+    def _too_much(self) -> bool:
+        if len(self._items) > self._count or self.size > self._limit:
+            return True
+        return self._age is not None and self._oldest() + self._age <= time.monotonic()
+
+    def _oldest(self) -> float:
+        return next(iter(self._items.values()))[0]
+
+    def _arm(self) -> None:
+        if self._age is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._items:
+            self._timer = self._loop.call_at(self._oldest() + self._age, self._tidy)
+
+    def close(self) -> None:
+        """Remove nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
