@@ -74,7 +74,8 @@ async def serve() -> AsyncIterator[Serve]:
     async with AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> Server:
-            config = Config(store="memory:", **{"port": 0, "provider": "demo", "listeners": 1, **settings})
+            usual = {"port": 0, "provider": "demo", "listeners": 1, "store": "memory:"}
+            config = Config(**{**usual, **settings})
             return await stack.enter_async_context(Server(config).running())
 
         yield start
@@ -154,7 +155,7 @@ async def spawn(tmp_path: Path) -> AsyncIterator[Spawn]:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 cwd=ROOT,
-                env={**clean_environ(), **(environ or {})},
+                env={**clean_environ(), "WSSTREAM_STORE": "memory:", **(environ or {})},
             )
         server = ServerProcess(process, path)
         started.append(server)

@@ -92,7 +92,7 @@ BAD_REQUESTS = {
     "chunks the wrong way": wire("request_chunks", stream_id="s", from_chunk_id=2, to_chunk_id=1),
     "cancel of nothing": wire("cancel_stream"),
     "cancel of a list": wire("cancel_stream", stream_id=[]),
-    "history": wire("get_history"),
+    "history of a number": wire("get_history", session_id=1),
     "heartbeat of an object": wire("heartbeat", timestamp={}),
 }
 

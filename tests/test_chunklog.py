@@ -102,8 +102,8 @@ def test_a_chunk_is_kept_as_it_came() -> None:
     log = make()
     log.append([Delta('a"\\\n\x00', Kind.REASONING), Delta("日本👋")])
     assert log.chunks(1, 2) == [Chunk(1, 'a"\\\n\x00', Kind.REASONING), Chunk(2, "日本👋")]
-    assert log.bodies(1, 2) == [log.body(1), log.body(2)]
-    assert bytes(log.kinds(1, 2)) == bytes([log.kind(1), log.kind(2)]) == b"\x01\x00"
+    assert log.bodies(1, 2) == [log.entry(1)[0], log.entry(2)[0]]
+    assert bytes(log.kinds(1, 2)) == bytes([log.entry(1)[1], log.entry(2)[1]]) == b"\x01\x00"
 
 
 def test_weight_is_bodies_and_overhead() -> None:

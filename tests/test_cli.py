@@ -36,6 +36,16 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     return start
 
 
+@pytest.fixture(autouse=True)
+def _never_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that starts after all in this process would run for ever."""
+
+    def started(_: object) -> None:
+        raise AssertionError("it serves")
+
+    monkeypatch.setattr(cli, "_announce", started)
+
+
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """Exit status and the one line on stderr of a command that goes wrong."""
     try:
@@ -76,7 +86,6 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]
         (["--provider", ":thing"], "':thing'"),
         (["--provider", ".relative:thing"], "'.relative:thing'"),
         (["--provider", "os:"], "'os:'"),
-        (["--provider", ""], "''"),
         (["--provider", "os:sep"], "provider"),
         (["--provider", "openai"], "OPENAI_API_KEY"),
         (["--store", "tape:"], "'tape:'"),
@@ -149,7 +158,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=10,
         cwd=ROOT,
-        env=clean_environ(),
+        env={**clean_environ(), "WSSTREAM_STORE": "memory:"},
         check=False,
     )
 

@@ -212,10 +212,36 @@ async def test_a_session_s_running_streams_are_told(serve: Serve, scripted: Scri
     assert listed["streams"] == [{"stream_id": stream_id, "last_chunk_id": 2, "state": "complete"}]
 
 
+async def test_a_session_s_messages_are_told(serve: Serve, scripted: Scripted) -> None:
+    """A reloaded page gets the conversation, and where to go on in the answer that still runs."""
+    server = await serve(provider=SCRIPTED)
+    async with connected(server, session_id="mine") as native, connected(server) as stranger:
+        first, run = await begun(native, scripted)
+        run.put("hel", "lo")
+        run.finish()
+        await native.read(first)
+        second, run = await begun(native, scripted)
+        run.put("and")
+        await native.read(second, to=1)
+        await native.send("get_history")
+        told = await native.until("history")
+        await stranger.send("get_history")
+        assert (await stranger.until("history"))["messages"] == []
+    assert told["session_id"] == "mine"
+    assert [(m["role"], m["content"]) for m in told["messages"]] == [
+        ("user", "hi"),
+        ("assistant", "hello"),
+        ("user", "hi"),
+        ("assistant", "and"),
+    ]
+    assert [m["is_complete"] for m in told["messages"]] == [True, True, True, False]
+    assert (told["messages"][3]["stream_id"], told["messages"][3]["last_chunk_id"]) == (second, 1)
+    assert [m.content for m in run.request.messages] == ["hi", "hello", "hi"], "the provider knows what was said"
+
+
 @pytest.mark.parametrize(
     ("type", "fields"),
     [
-        ("get_history", {}),
         ("chat_request", {"request_id": "r", "message": "hi", "config": {"buffer_size": 4}}),
         ("chat_request", {"request_id": "r", "message": "hi", "config": {"boundary": "word"}}),
         ("chat_request", {"request_id": "r", "message": "hi", "config": {"on_orphan": "keep"}}),

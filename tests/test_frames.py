@@ -92,7 +92,7 @@ def test_text_needs_no_kind() -> None:
 
 def test_a_batch_is_not_huge() -> None:
     """Where chunks together are too large, they are sent as several batches of at most the limit."""
-    found = spans(FrameBook(log_of(*[Delta("x" * 1000)] * 100)).span(1, 100, batch=True))
+    found = spans(FrameBook(log_of(*[Delta("x" * 10_000)] * 100)).span(1, 100, batch=True))
     assert len(found) > 1
     assert all(len(content) <= MAX_BATCH_BYTES for *_, content, _ in found)
     assert [first for first, *_ in found] == [1, *[last + 1 for _, last, *_ in found[:-1]]]

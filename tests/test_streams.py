@@ -77,7 +77,9 @@ class House:
     def __init__(self, **settings: Any) -> None:
         self.provider = Waiting()
         self.store = RecordingStore()
-        self.streams = Streams(Config(store="memory:", **settings), self.store, self._provided)
+        self.streams = Streams(
+            Config(**{"store": "memory:", "chunk_timeout": 80_000, **settings}), self.store, self._provided
+        )
 
     def _provided(self, name: str | None) -> Provider:
         if name is not None:
@@ -192,6 +194,7 @@ async def test_too_many_answers_are_refused() -> None:
         {"config": ChatConfig(buffer_size=2)},
         {"config": ChatConfig(boundary="word")},
         {"config": ChatConfig(on_orphan="stop")},
+        {"config": ChatConfig(on_orphan={"stop_after": -1})},
     ],
 )
 @in_virtual_time
@@ -273,7 +276,7 @@ async def test_cancel_leaves_an_ended_stream_as_it_is() -> None:
 @in_virtual_time
 async def test_an_answer_goes_on_without_viewers() -> None:
     """For the time of grace an answer runs for nobody, and is then stopped as interrupted."""
-    async with house(orphan_grace=60) as h:
+    async with house(on_orphan="stop_after", orphan_grace=60) as h:
         stream = await h.start()
         h.streams.attach(stream, SendWindow(5, 100), lambda _: None)
         stream.log.detach(stream.log.attachments[0])
@@ -288,7 +291,7 @@ async def test_an_answer_goes_on_without_viewers() -> None:
 @in_virtual_time
 async def test_one_viewer_is_enough() -> None:
     """Nobody's leaving matters while somebody else is there."""
-    async with house(orphan_grace=60) as h:
+    async with house(on_orphan="stop_after", orphan_grace=60) as h:
         stream = await h.start()
         first, _ = h.view(stream), h.view(stream)
         stream.log.detach(first)
@@ -299,7 +302,7 @@ async def test_one_viewer_is_enough() -> None:
 @in_virtual_time
 async def test_a_viewer_who_returns_in_time() -> None:
     """Somebody who returns just before the end of the grace saves the answer, and the next grace is a whole one."""
-    async with house(orphan_grace=60) as h:
+    async with house(on_orphan="stop_after", orphan_grace=60) as h:
         stream = await h.start()
         for _ in range(3):
             viewer = h.view(stream)
@@ -316,7 +319,7 @@ async def test_a_viewer_who_returns_in_time() -> None:
 @in_virtual_time
 async def test_an_ended_answer_is_no_orphan() -> None:
     """Leaving an answer that has ended starts no clock, and one that ends within the grace ends well."""
-    async with house(orphan_grace=60) as h:
+    async with house(on_orphan="stop_after", orphan_grace=60) as h:
         stream = await h.start()
         viewer = h.view(stream)
         stream.log.detach(viewer)
@@ -358,7 +361,7 @@ async def test_ended_streams_are_kept_for_a_while() -> None:
 @in_virtual_time
 async def test_running_streams_are_never_forgotten() -> None:
     """Only what has ended counts for retention."""
-    async with house(retention=10, max_retained=1, max_retained_bytes=1) as h:
+    async with house(retention=10, max_retained=1, max_memory_bytes=1) as h:
         stream = await h.start()
         await asyncio.sleep(20)
         assert await _is_kept(h, stream)
@@ -376,7 +379,7 @@ async def test_only_so_many_are_kept() -> None:
 @in_virtual_time
 async def test_only_so_many_bytes_are_kept() -> None:
     """Beyond the bytes to keep, the oldest are forgotten, and the count of bytes stays true."""
-    async with house(max_retained_bytes=5000) as h:
+    async with house(max_memory_bytes=5000) as h:
         h.provider.text = "x" * 2000
         ended = [await h.ended(str(n)) for n in range(4)]
         assert [await _is_kept(h, stream) for stream in ended] == [False, False, True, True]
@@ -412,7 +415,7 @@ async def test_a_viewer_reads_a_forgotten_stream_to_its_end() -> None:
 
 
 @in_virtual_time
-async def test_tombstones_are_bounded(monkeypatch: pytest.MonkeyPatch | None = None) -> None:
+async def test_tombstones_are_bounded() -> None:
     """Not even the ids of forgotten streams are remembered for ever."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "TOMBSTONES", 2)

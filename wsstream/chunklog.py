@@ -339,13 +339,9 @@ class ChunkLog:
         """Their kinds."""
         return self._kinds[first - 1 : last]
 
-    def body(self, chunk_id: int) -> bytes:
-        """One body."""
-        return self._bodies[chunk_id - 1]
-
-    def kind(self, chunk_id: int) -> int:
-        """One kind."""
-        return self._kinds[chunk_id - 1]
+    def entry(self, chunk_id: int) -> tuple[bytes, int]:
+        """One body and its kind."""
+        return self._bodies[chunk_id - 1], self._kinds[chunk_id - 1]
 
     def chunks(self, first: int, last: int) -> list[Chunk]:
         """The chunks ``first`` … ``last``, decoded."""
@@ -371,9 +367,8 @@ class ChunkLog:
         self.attachments.append(attachment)
         self._room_until = min(self._room_until, window.acked + self.high)
         self.stop_at = None
-        if self.paused:
-            self.paused = False
-            self.on_floor_moved()
+        self.paused = False
+        self.on_floor_moved()
         return attachment
 
     def detach(self, attachment: Attachment) -> None:
@@ -435,7 +430,10 @@ class ChunkLog:
             self._release_room()
 
     def _is_near(self) -> bool:
-        return not self.paused and len(self._bodies) - self.floor <= self.low
+        size = len(self._bodies)
+        if self.paused or (self.stop_at is not None and size >= self.stop_at):
+            return False
+        return size - self.floor <= self.low
 
     def _release_room(self) -> None:
         if self._room is not None and not self._room.done():

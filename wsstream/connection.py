@@ -39,6 +39,7 @@ from wsstream.errors import (
 )
 from wsstream.flow import SendWindow
 from wsstream.frames import FrameBook, text_frame
+from wsstream.inbound import Alignment, short_text
 from wsstream.protocol import SUBPROTOCOL, ServerProtocol, ServerSettings
 from wsstream.registry import ConnectionInfo, Registry
 from wsstream.states import ConnectionState
@@ -126,6 +127,7 @@ class NativeConnection(asyncio.Protocol):
     """One socket that speaks ``wsstream.v1``."""
 
     __slots__ = (
+        "_alignment",
         "_attachments",
         "_batch",
         "_bytes_sent",
@@ -160,6 +162,7 @@ class NativeConnection(asyncio.Protocol):
             logger=frames_logger,
         )
         self._core: ServerProtocol | None = None
+        self._alignment = Alignment()
         self._attachments: dict[str, Attachment] = {}
         self._ready: list[Attachment] = []
         self._control: list[bytes] = []
@@ -192,7 +195,25 @@ class NativeConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read frames and act on them."""
+        if self._alignment.aligned and not self._fragments and not self._closing and self._core is not None:
+            payload = short_text(data)
+            if payload is not None:
+                self._receive_short(payload)
+                return
+        self._receive_any(data)
+
+    def _receive_short(self, payload: bytes) -> None:
+        try:
+            self._on_message(payload)
+        except Exception:
+            logger.exception("connection %s: failed unexpectedly", self.connection_id)
+            self.on_broken()
+        self._carry_out()
+
+    def _receive_any(self, data: bytes) -> None:
         websocket = self._websocket
+        if self._core is not None:  # before that, it is not frames that come
+            self._alignment.advance(data)
         websocket.receive_data(data)
         try:
             for event in websocket.events_received():
@@ -263,7 +284,7 @@ class NativeConnection(asyncio.Protocol):
             return
         opcode = frame.opcode
         if opcode is Opcode.TEXT and frame.fin:
-            self._on_message(frame.data)
+            self._on_message(bytes(frame.data))
         elif opcode is Opcode.TEXT or opcode is Opcode.CONT:
             self._on_fragment(frame)
         elif opcode is Opcode.BINARY:
@@ -280,16 +301,16 @@ class NativeConnection(asyncio.Protocol):
             self._fragments.clear()
             self._on_message(data)
 
-    def _on_message(self, data: bytes | bytearray | memoryview) -> None:
-        assert self._core is not None
-        if not isinstance(data, bytes):
-            data = bytes(data)
+    def _on_message(self, data: bytes) -> None:
+        core = self._core
+        if core is None or core.close is not None:
+            return
         self._messages_received += 1
         if not data.isascii() and not _is_utf8(data):
             self.close(CloseCode.INVALID_DATA, "not UTF-8")
             return
-        self._core.receive_message(data, time.monotonic())
-        for event in self._core.events_received():
+        core.receive_message(data, time.monotonic())
+        for event in core.events_received():
             self._on_event(event)
 
     def _on_event(self, event: m.ClientMessage) -> None:
@@ -518,7 +539,13 @@ class NativeConnection(asyncio.Protocol):
         if self._control:
             self._write_control()
         while self._ready and not self._paused:
-            self._write_chunks()
+            if len(self._ready) == 1:  # nearly always: one connection, one stream
+                part = self._take(self._ready.pop())
+                if part:
+                    self._bytes_sent += len(part)
+                    self._transport.write(part)
+            else:
+                self._write_chunks()
         if self._core is not None and self._core.close is not None:
             self._say_close(self._core.close.code, self._core.close.reason)
 
@@ -538,11 +565,6 @@ class NativeConnection(asyncio.Protocol):
     def _write_chunks(self) -> None:
         """One write of at most about a slice, one turn for each attachment that is ready."""
         ready, self._ready = self._ready, []
-        if len(ready) == 1:
-            part = self._take(ready[0])
-            if part:
-                self._write(part)
-            return
         parts: list[bytes] = []
         size = 0
         for attachment in ready:

@@ -50,8 +50,10 @@ class FrameBook:
         """The frames of the chunks ``first`` … ``last``: one each, or merged where the viewer takes batches."""
         log = self._log
         if len(log.attachments) == 1:
-            if first == last:
-                return text_frame(self._writer.chunk(first, log.body(first), log.kind(first)))
+            if first == last:  # the way of nearly every token
+                payload = self._writer.chunk(first, *log.entry(first))
+                size = len(payload)
+                return _SHORT[size] + payload if size < 126 else text_frame(payload)
             return self._make(first, last, batch)
         key = (first, last, batch)
         if key != self._made_for:
@@ -69,7 +71,7 @@ class FrameBook:
     def _make(self, first: int, last: int, batch: bool) -> bytes:
         log, writer = self._log, self._writer
         if first == last:
-            return text_frame(writer.chunk(first, log.body(first), log.kind(first)))
+            return text_frame(writer.chunk(first, *log.entry(first)))
         bodies = log.bodies(first, last)
         kinds = log.kinds(first, last)
         if not batch:

@@ -177,6 +177,9 @@ class Producer:
 
     async def wait_room(self) -> None:
         """Wait for the slowest viewer. The upstream's silence proves nothing meanwhile: nobody reads it."""
+        if self._over:
+            await asyncio.sleep(0)  # where a cancel that came of a put takes effect
+            return
         self._since_yield = 0
         self._deadline = float("inf")
         await self._log.wait_room()
@@ -184,9 +187,7 @@ class Producer:
 
     async def give_way(self) -> None:
         """Wait for room, or for one turn of the loop after every `YIELD_EVERY` chunks."""
-        if self._over:
-            await asyncio.sleep(0)  # where a cancel that came of a put takes effect
-        elif not self._log.has_room():
+        if self._over or not self._log.has_room():
             await self.wait_room()
         elif self._since_yield >= YIELD_EVERY:
             self._since_yield = 0

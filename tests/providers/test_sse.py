@@ -77,11 +77,17 @@ STREAMS = st.lists(
 
 @given(STREAMS, st.lists(st.integers(0, 500), max_size=6))
 @example(b"data: a\r\n\r\n", [8, 9, 10])
-@example(b"\r\n\ndata: a\n\n", [1, 2])
+@example(b"data: a\r\n\ndata: b\n\n", [8, 9, 10])
 @example(BOM + b"data: a\n\n", [1, 2])
 def test_it_agrees_with_the_standard(data: bytes, places: list[int]) -> None:
     """Any stream in any pieces yields the events that the standard's algorithm yields."""
     assert parsed(*cut(data, places)) == reference(data)
+
+
+@given(STREAMS)
+def test_it_agrees_byte_by_byte(data: bytes) -> None:
+    """A stream that comes in single bytes yields the same events."""
+    assert parsed(*(data[n : n + 1] for n in range(len(data)))) == reference(data)
 
 
 @given(st.binary(max_size=60), st.lists(st.integers(0, 60), max_size=4))

@@ -39,5 +39,5 @@ def _attribute(path: str) -> Any:
     module, _, attribute = path.partition(":")
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two where there is no module name
         raise ConfigError(f"provider: {path!r} cannot be imported: {error}") from error

@@ -20,6 +20,7 @@ import httptools
 import httpx2
 
 _BODY = "wsstream.body"
+_PIECES = "wsstream.pieces"
 
 CONNECT_TIMEOUT = 10.0
 TIMEOUT = httpx2.Timeout(None, connect=CONNECT_TIMEOUT)
@@ -53,7 +54,10 @@ async def pump(response: httpx2.Response, take: Take) -> bool:
     body: _Body | None = response.extensions.get(_BODY)
     if body is not None:
         return await body.pump(take)
-    async for data in response.aiter_bytes():
+    pieces = response.extensions.get(_PIECES)
+    if pieces is None:  # a response can be iterated over once
+        pieces = response.extensions[_PIECES] = response.aiter_bytes()
+    async for data in pieces:
         if not take(data):
             return True
     return False
@@ -144,7 +148,7 @@ class _Connection(asyncio.Protocol):
         self._pool = pool
         self._origin = origin
         self._transport: asyncio.Transport
-        self._parser = httptools.HttpResponseParser(self)
+        self._expect_response()
         self._body: _Body | None = None
         self._answer: asyncio.Future[httpx2.Response] | None = None
         self._request: httpx2.Request | None = None
@@ -152,8 +156,16 @@ class _Connection(asyncio.Protocol):
         self._head_size = 0
         self._expiry: asyncio.TimerHandle | None = None
         self._alive = False
+        self._may_stay = False
+        """Whether the upstream keeps the connection open behind the current response."""
         self.heard = False
         """Whether anything of the current response has come."""
+
+    def _expect_response(self) -> None:
+        # The parser puts body data straight into the list that the next body is made with.
+        self._held: list[bytes] = []
+        self.on_body = self._held.append
+        self._parser = httptools.HttpResponseParser(self)
 
     # -- requests
 
@@ -163,6 +175,7 @@ class _Connection(asyncio.Protocol):
         self._request = request
         self._headers = []
         self._head_size = 0
+        self._may_stay = False
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(_head(request) + content)
         try:
@@ -176,11 +189,11 @@ class _Connection(asyncio.Protocol):
     def release(self) -> None:
         """The body was read to its end: keep the connection, if both sides agree."""
         self._body = None
-        keep = self._alive and self._parser.should_keep_alive()
-        self._parser = httptools.HttpResponseParser(self)
-        if not keep or not self._pool.keep(self, self._origin):
+        self._expect_response()
+        if not (self._alive and self._may_stay) or not self._pool.keep(self, self._origin):
             self.abort()
             return
+        self.resume()  # whoever had enough may have stopped it
         self._expiry = asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self.abort)
 
     def revive(self) -> bool:
@@ -221,12 +234,20 @@ class _Connection(asyncio.Protocol):
         self.heard = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+            self._check_head(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(httpx2.RemoteProtocolError(str(error), request=self._request))
             self._transport.abort()
             return
         if self._body is not None:
             self._body.deliver()
+
+    def _check_head(self, data: bytes) -> None:
+        """See that the head ends. The parser tells of a header only when it is whole."""
+        if self._body is None:
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD:
+                raise httptools.HttpParserError("the response's head is too large")
 
     def eof_received(self) -> bool:
         return False
@@ -248,9 +269,6 @@ class _Connection(asyncio.Protocol):
     # -- the parser's callbacks
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_size += len(name) + len(value)
-        if self._head_size > MAX_HEAD:
-            raise ValueError("the response's head is too large")
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -258,8 +276,10 @@ class _Connection(asyncio.Protocol):
         if status < 200:  # an interim response; the real one follows
             self._headers = []
             return
+        if self._body is not None:
+            raise ValueError("a second response to one request")
         names = {name.lower() for name, _ in self._headers}
-        self._body = _Body(self, ends_with_connection=not names & {b"content-length", b"transfer-encoding"})
+        self._body = _Body(self, self._held, ends_with_connection=not names & {b"content-length", b"transfer-encoding"})
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(
                 httpx2.Response(
@@ -271,26 +291,23 @@ class _Connection(asyncio.Protocol):
                 )
             )
 
-    def on_body(self, data: bytes) -> None:
-        if self._body is not None:
-            self._body.held.append(data)
-
     def on_message_complete(self) -> None:
         if self._body is not None:
+            self._may_stay = self._parser.should_keep_alive()  # it knows only here
             self._body.complete()
 
 
 class _Body(httpx2.AsyncByteStream):
     """The body of one response, pushed to a `Take`, or pulled by the SDK, which reads those of errors."""
 
-    def __init__(self, connection: _Connection, *, ends_with_connection: bool) -> None:
+    def __init__(self, connection: _Connection, held: list[bytes], *, ends_with_connection: bool) -> None:
         self._connection = connection
         self._take: Take | None = None
         self._pumping: asyncio.Future[bool] | None = None
         self._error: Exception | None = None
         self._complete = False
         self._closed = False
-        self.held: list[bytes] = []
+        self.held = held
         self.ends_with_connection = ends_with_connection
 
     async def pump(self, take: Take) -> bool:
@@ -343,7 +360,7 @@ class _Body(httpx2.AsyncByteStream):
         """The connection broke, or spoke nonsense."""
         if not self._complete:
             self._error = error
-            self.deliver()
+        self.deliver()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         pieces: list[bytes] = []

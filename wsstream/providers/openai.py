@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -101,11 +102,12 @@ class OpenAIProvider:
     @asynccontextmanager
     async def _opened(self, request: ChatRequest) -> AsyncIterator[httpx2.Response]:
         create = self._client.chat.completions.with_streaming_response.create
+        asked_usage = self._wants_usage  # another answer may learn meanwhile that it is not to be asked
         try:
             async with create(**self._arguments(request)) as answer:
                 yield answer.http_response
         except openai.BadRequestError as error:
-            if not self._wants_usage or "stream_options" not in str(error):
+            if not asked_usage or "stream_options" not in str(error):
                 raise
             self._wants_usage = False  # an older compatible server; from now on it is not asked
             async with create(**self._arguments(request)) as answer:
@@ -144,16 +146,24 @@ class _Reading:
     def take(self, data: bytes) -> bool:
         """Put the deltas in what one read brought; whether to go on reading."""
         deltas: list[Delta] = []
+        try:
+            self._take_events(data, deltas)
+        except StreamFailure:
+            if deltas:  # what came before the failure counts
+                self._sink.put(deltas)
+            raise
+        return (not deltas or self._sink.put(deltas)) and not self.ended
+
+    def _take_events(self, data: bytes, deltas: list[Delta]) -> None:
         for payload in self._parser.feed(data):
             if payload == END:
                 self.ended = True
                 break
             try:
                 event = _decode(payload)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 event = _read_odd_event(payload)
             self._take_event(event, deltas)
-        return (not deltas or self._sink.put(deltas)) and not self.ended
 
     def _take_event(self, event: _Event, deltas: list[Delta]) -> None:
         for choice in event.choices:
@@ -240,6 +250,7 @@ def _failure_in_stream(error: Any) -> StreamFailure:
 
 def _retry_after(value: str | None) -> float | None:
     try:
-        return max(0.0, float(value)) if value is not None else None
+        seconds = float(value or "nan")
     except ValueError:
         return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

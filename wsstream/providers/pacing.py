@@ -44,8 +44,14 @@ class Ticker:
         waiting = self._waiting
         self._timer = None
         self._armed_for = 0.0  # nobody who asks meanwhile needs to arm a timer: it is done below
+        ready = []
         while waiting and waiting[0][0] <= due:
-            heappop(waiting)[2]()
+            ready.append(heappop(waiting)[2])
+        for callback in ready:  # not while taking them: a fast answer asks again at once for the next few microseconds
+            try:
+                callback()
+            except Exception as error:  # noqa: BLE001 - one answer's mistake must not stop the clock for all
+                self._loop.call_exception_handler({"message": "a paced answer failed", "exception": error})
         self._armed_for = float("inf")
         if waiting:
             self._arm(max(waiting[0][0], due + self.RESOLUTION / 2))

@@ -59,9 +59,9 @@ class SseParser:
 
     def _only_newlines(self, data: bytes) -> bytes:
         """CRLF and CR as LF; a CR at the end of a piece may be half of a CRLF."""
-        if self._skip_newline and data:
-            data = data.removeprefix(b"\n")
-        if data or not self._skip_newline:
+        if data:
+            if self._skip_newline:
+                data = data.removeprefix(b"\n")
             self._skip_newline = data.endswith(b"\r")
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
