@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import signal
 import sys
@@ -31,7 +32,7 @@ Spawn = Callable[..., Coroutine[Any, Any, "ServerProcess"]]
 @pytest.fixture(autouse=True)
 def _own_tasks(request: pytest.FixtureRequest) -> None:
     """Fail an asynchronous test that leaves tasks behind."""
-    if asyncio.iscoroutinefunction(getattr(request.node, "obj", None)):
+    if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
         request.getfixturevalue("_no_task_left")
 
 
@@ -62,15 +63,10 @@ class _Hurried:
         await asyncio.sleep(min(delay, 0.005))
 
 
-@pytest.fixture(autouse=True)
-def _quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers in this loop stop at once."""
-    monkeypatch.setattr("uvicorn.server.asyncio", _Hurried())
-
-
 @pytest.fixture
-async def serve() -> AsyncIterator[Serve]:
-    """Starts servers in this loop: ``await serve(window=5)``. They stop with the test."""
+async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
+    """Starts servers in this loop: ``await serve(window=5)``. They stop with the test, at once."""
+    monkeypatch.setattr("uvicorn.server.asyncio", _Hurried())
     async with AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> Server:

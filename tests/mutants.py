@@ -364,8 +364,8 @@ def batch_leaves_out_its_last_chunk(patch: pytest.MonkeyPatch) -> None:
     """The text of a batch is one chunk short."""
 
     def shorten(batch: Any) -> Any:
-        def short_batch(self: ChunkWriter, first: int, last: int, bodies: list[bytes], kind: int) -> bytes:
-            return bytes(batch(self, first, last, bodies[:-1], kind))
+        def short_batch(self: ChunkWriter, first: int, last: int, body: bytes, kind: int) -> bytes:
+            return bytes(batch(self, first, last, body.rpartition(b" ")[0], kind))
 
         return short_batch
 
@@ -377,8 +377,8 @@ def batch_runs_over_a_change_of_kind(patch: pytest.MonkeyPatch) -> None:
     """The first chunk of the next kind is taken into the run before it."""
 
     def lengthen(run_end: Any) -> Any:
-        def late_end(self: FrameBook, start: int, bodies: list[bytes], kinds: bytearray) -> int:
-            return min(len(bodies), int(run_end(self, start, bodies, kinds)) + 1)
+        def late_end(self: FrameBook, begin: int, last: int, *rest: Any) -> int:
+            return min(last, int(run_end(self, begin, last, *rest)) + 1)
 
         return late_end
 

@@ -66,7 +66,7 @@ class FakeLog:
         """The chunks ``first`` to ``last`` on the wire."""
         bodies = [m.encode_body(content) for content, _ in self.chunks]
         if batch and last > first:
-            return [self.writer.batch(first, last, bodies[first - 1 : last], Kind.TEXT)]
+            return [self.writer.batch(first, last, b"".join(bodies[first - 1 : last]), Kind.TEXT)]
         return [self.writer.chunk(n, bodies[n - 1], self.chunks[n - 1][1]) for n in range(first, last + 1)]
 
 

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.virtual import in_virtual_time, turns
-from wsstream.chunklog import Attachment, ChunkLog
+from wsstream.chunklog import SNAPSHOT_BYTES, Attachment, ChunkLog
 from wsstream.chunks import Chunk, Delta, Kind, Outcome, StreamState
 from wsstream.errors import ResumeAhead
 from wsstream.flow import SendWindow
+from wsstream.messages import rewind_body
 from wsstream.stores.memory import MemoryStore
 
 PLENTY = 1 << 40
@@ -557,16 +558,165 @@ async def test_a_cancelled_wait_leaves_nothing_behind() -> None:
     await asyncio.wait_for(log.wait_room(), 60)
 
 
+@in_virtual_time
+async def test_uncommitted_chunks_take_room() -> None:
+    """What waits for its commit counts as unread: a slow store holds the producer back, and a commit frees it."""
+    store = SlowStore()
+    log = ChunkLog("s", "e", store, high=10, low=5)
+    log.append([Delta("x")] * 9)
+    assert log.has_room()
+    log.append([Delta("x")])
+    assert not log.has_room()
+    waiting = await _waiting(log)
+    assert not waiting.done()
+    store.commit()
+    await turns(2)
+    assert waiting.done()
+
+
+@in_virtual_time
+async def test_a_paused_log_has_no_room() -> None:
+    """A paused log takes nothing, viewers or not, until somebody attaches."""
+    log = filled(3)
+    log.pause()
+    assert not log.has_room()
+    waiting = await _waiting(log)
+    log.on_floor_moved()
+    await turns(2)
+    assert not waiting.done()
+    Viewer(log)
+    await turns(2)
+    assert waiting.done()
+    assert log.has_room()
+
+
+@in_virtual_time
+async def test_a_log_may_stop_after_some_chunks() -> None:
+    """After so many more chunks the log says so, and has no room: nobody goes round and round in it."""
+    calls: list[int] = []
+    log = filled(3)
+    log.stop_after(2, lambda: calls.append(len(log)))
+    log.append([Delta("x")])
+    assert (log.has_room(), calls) == (True, [])
+    log.append([Delta("x")])
+    assert (log.has_room(), calls) == (False, [5])
+    waiting = await _waiting(log)
+    assert not waiting.done()
+    Viewer(log)
+    await turns(2)
+    assert waiting.done()
+    log.append([Delta("x")] * 100)
+    assert (log.has_room(), calls) == (True, [5])
+
+
+# -- snapshots
+
+
+def test_a_snapshot_comes_at_once() -> None:
+    """What was missed may come in one piece whatever the window, and nothing follows before it is acknowledged."""
+    log = filled(100)
+    viewer = Viewer(log, limit=10)
+    viewer.attachment.snapshot_to = 100
+    assert (viewer.take(5), viewer.attachment.waiting) == ((1, 100), False)
+    log.append([Delta("x")])
+    assert (viewer.take(), viewer.attachment.waiting) == (None, True)
+    viewer.ack(50)
+    assert viewer.take() is None
+    viewer.ack(100)
+    assert viewer.take() == (101, 101)
+
+
+def test_a_large_snapshot_comes_in_pieces() -> None:
+    """A snapshot is sent in messages of a bounded size."""
+    log = filled(100, size=SNAPSHOT_BYTES // 10)
+    viewer = Viewer(log, limit=10, start=5)
+    viewer.attachment.snapshot_to = 90
+    taken = []
+    while (span := viewer.take()) is not None:
+        taken.append(span)
+    assert (taken[0], taken[-1]) == ((6, 15), (86, 90))
+    assert [first for first, _ in taken[1:]] == [last + 1 for _, last in taken[:-1]]
+
+
+# -- logs that a store has
+
+
+def test_an_ended_log_is_filled_and_emptied() -> None:
+    """A log that has ended may leave its chunks to the store, and is the same when they are back."""
+    original = filled(3, overhead=7)
+    log = ChunkLog.ended("s", "e", MemoryStore(), Outcome(StreamState.CANCELLED, 3), overhead=7)
+    assert (log.tail, log.state, log.loaded, log.weight) == (3, StreamState.CANCELLED, False, 0)
+    for _ in range(2):
+        log.fill(original.bodies(1, 3), bytes(original.kinds(1, 3)))
+        assert (log.loaded, log.weight, log.chunks(1, 3)) == (True, original.weight, original.chunks(1, 3))
+        viewer = Viewer(log)
+        assert viewer.take() == (1, 3)
+        assert viewer.attachment.take_outcome() == log.outcome
+        log.detach(viewer.attachment)
+        log.empty()
+        assert (log.loaded, log.tail, log.weight) == (False, 3, 0)
+
+
+def test_the_text_of_a_log() -> None:
+    """The text is what may be seen of it, without thoughts and without what was withdrawn."""
+    log = make()
+    log.append([Delta("a"), Delta("hm", Kind.REASONING), Delta("b")])
+    assert log.text() == "ab"
+    log.append_bodies([rewind_body(1, "again")], bytes([Kind.REWIND]))
+    log.append([Delta("c")])
+    assert log.text() == "ac"
+
+
+# -- a store that fails
+
+
+def _lost(tail: int) -> Outcome:
+    return Outcome(StreamState.FAILED, tail, error_type="internal_error")
+
+
+def test_what_a_store_loses_was_never_there() -> None:
+    """Chunks whose write was lost are gone, nobody saw them, and the log still ends for its viewers."""
+    store = SlowStore()
+    log = ChunkLog("s", "e", store)
+    viewer = Viewer(log)
+    log.append([Delta("a")])
+    store.commit()
+    log.append([Delta("b"), Delta("c")])
+    log.on_store_failed(_lost)
+    assert (len(log), log.tail, log.outcome) == (1, 1, None)
+    store.commit()
+    assert log.tail == 1
+    log.finish(_lost(1))
+    assert viewer.take() == (1, 1)
+    assert viewer.attachment.take_outcome() == _lost(1)
+    store.commit()
+    assert viewer.attachment.take_outcome() is None
+
+
+def test_an_end_that_a_store_loses() -> None:
+    """A log that only waited for its end to be stored ends as lost; one that has ended stays as it is."""
+    store = SlowStore()
+    log = ChunkLog("s", "e", store)
+    heard: list[ChunkLog] = []
+    log.when_finished(heard.append)
+    log.append([Delta("a")])
+    log.finish(OUTCOME)
+    log.on_store_failed(_lost)
+    assert (log.outcome, heard) == (_lost(0), [log])
+    log.on_store_failed(_lost)
+    assert heard == [log]
+
+
 # -- cost
 
 
-class _CountingList(list[bytes]):
-    """A list that knows how many items were read from it."""
+class _CountingBytes(bytearray):
+    """Bytes that know how many of them were read."""
 
     copied = 0
 
     def __getitem__(self, index: object) -> object:  # type: ignore[override]
-        found = super().__getitem__(index)  # type: ignore[index]
+        found = super().__getitem__(index)  # type: ignore[call-overload]
         self.copied += len(found) if isinstance(index, slice) else 1
         return found
 
@@ -579,12 +729,12 @@ def test_history_costs_nothing(history: int) -> None:
     """Appending, taking and asking for room touch no chunk but the new ones, however long the log is."""
     log = filled(history)
     viewer = Viewer(log, limit=1000, start=history)
-    bodies = _CountingList(log._bodies)
-    log._bodies = bodies
+    data = _CountingBytes(log._data)
+    log._data = data
     for n in range(history + 1, history + 101):
         log.append([Delta("x")])
         assert viewer.take() == (n, n)
         assert log.bodies(n, n) == [b"x"]
         viewer.ack(n)
         assert log.has_room()
-    assert bodies.copied == 100
+    assert data.copied == 100

@@ -53,7 +53,8 @@ async def scripted(request: ChatRequest) -> AsyncGenerator[Any, None]:
 
 @asynccontextmanager
 async def serving(**settings: Any) -> AsyncIterator[Server]:
-    async with Server(Config(store="memory:", **{"port": 0, "provider": "demo", "listeners": 1, **settings})).running() as server:
+    config = Config(store="memory:", **{"port": 0, "provider": "demo", "listeners": 1, **settings})
+    async with Server(config).running() as server:
         yield server
 
 
@@ -168,7 +169,7 @@ async def test_messages_and_kinds() -> None:
         stream = await client.chat("d", config={"temperature": 0.5})
         pieces = [piece async for piece in stream.pieces()]
         assert (pieces[0].kind, pieces[0].content) == ("reasoning", "thinking")
-        assert stream.text == "1 messages: d"
+        assert stream.text == "3 messages: d", "a text alone continues the conversation"
 
 
 async def test_failures_raise_their_class_and_keep_the_text() -> None:

@@ -13,6 +13,7 @@ from wsstream import messages as m
 from wsstream.chunks import Kind, Outcome, Receipt, StreamState, Usage
 from wsstream.client_protocol import (
     MAX_GAPS,
+    Answered,
     ClientProtocol,
     ClientSettings,
     Dead,
@@ -512,6 +513,77 @@ def test_following_a_known_stream() -> None:
     resumed(end, 4)
     chunk(end, 5)
     assert take_all(end, view) == "5"
+
+
+def test_a_snapshot_is_asked_for_again() -> None:
+    """Whoever wants what was missed at once wants it after a lost connection too."""
+    end = make()
+    end.follow("s", 4, snapshot=True)
+    said(end)
+    end.connection_lost()
+    greet(end)
+    assert said(end)[1] == {"type": "resume_stream", "stream_id": "s", "last_chunk_id": 4, "snapshot": True}
+
+
+def test_a_prompt_continues_or_says_all() -> None:
+    """A text is the next message of the session's conversation, a list is a conversation."""
+    end = make()
+    end.chat("a", "hi")
+    end.chat("b", QUESTION)
+    first, second = said(end)
+    assert first == {"type": "chat_request", "request_id": "a", "message": "hi"}
+    assert second == {"type": "chat_request", "request_id": "b", "messages": [{"role": "user", "content": "hi"}]}
+
+
+# -- history
+
+
+def history(session_id: str = "ses") -> dict[str, Any]:
+    """An answer to a get_history."""
+    message = {"id": "m", "role": "user", "content": "hi", "created": 0.0, "is_complete": True}
+    return {"type": "history", "session_id": session_id, "messages": [message], "title": "t"}
+
+
+def test_histories_are_asked_for_one_by_one() -> None:
+    """A question waits until the one before it is answered, and each has its own answer."""
+    end = make()
+    end.get_history()
+    end.get_history("other")
+    assert said(end) == [{"type": "get_history"}]
+    (answered,) = hear(end, **history())
+    assert (answered.message.session_id, answered.message.title) == ("ses", "t")
+    assert said(end) == [{"type": "get_history", "session_id": "other"}]
+    hear(end, **history("other"))
+    assert (said(end), hear(end, **history("unasked"))) == ([], [])
+
+
+def test_a_history_is_asked_for_again() -> None:
+    """A question that has no answer yet goes with every new connection."""
+    end = ClientProtocol()
+    end.get_history()
+    greet(end)
+    assert said(end)[1:] == [{"type": "get_history"}]
+    end.connection_lost()
+    greet(end)
+    assert said(end)[1:] == [{"type": "get_history"}]
+    hear(end, **history())
+    end.connection_lost()
+    greet(end)
+    assert said(end)[1:] == []
+
+
+def test_a_history_that_is_refused() -> None:
+    """An error that names no stream or request answers the question that waits, and no other error does."""
+    end = make()
+    ask(end)
+    end.get_history()
+    error = {"type": "error", "error_type": "rate_limit", "message": "Later", "recoverable": True}
+    assert not [event for event in hear(end, **error, stream_id="s") if isinstance(event, Answered)]
+    (answered,) = hear(end, **error)
+    assert isinstance(answered, Answered)
+    end.get_history()
+    end.forget_questions()
+    assert [type(event) for event in hear(end, **error)] == [Told]
 
 
 def test_following_while_the_server_goes_away() -> None:

@@ -50,7 +50,7 @@ class Speaker:
                 return message
 
     def _check(self, line: dict[str, Any], message: dict[str, Any]) -> None:
-        assert list(message)[0] == "type"
+        assert next(iter(message)) == "type"
         for name, value in line.items():
             if isinstance(value, str) and WILDCARD in value:
                 assert str(message[name]).startswith(value.removesuffix(WILDCARD))

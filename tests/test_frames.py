@@ -21,7 +21,7 @@ CONTENT_KINDS = [kind for kind in Kind if kind is not Kind.REWIND]
 NASTY = st.text(
     st.one_of(
         st.characters(exclude_categories=["Cs"]),
-        st.sampled_from("\"\\/\x00\x1f\x7f\x80\u2028\ufeff\ufffd日本語한👋🏽👩\u200d\r\n\t"),
+        st.sampled_from('"\\/\x00\x1f\x7f\x80\u2028\ufeff\ufffd日本語한👋🏽👩\u200d\r\n\t'),
     ),
     min_size=1,
     max_size=12,

@@ -423,7 +423,7 @@ def test_a_batch_holds_its_chunks_in_order(texts: list[str], first: int) -> None
     last = first + len(texts) - 1
     bodies = [m.encode_body(text) for text in texts]
     for kind in CONTENT_KINDS:
-        batch = writer.batch(first, last, bodies, kind)
+        batch = writer.batch(first, last, b"".join(bodies), kind)
         assert batch == m.encode(m.ChunkBatch("s", first, last, "".join(texts), _wire(kind)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -557,7 +558,7 @@ async def test_give_way_lets_others_run() -> None:
             await asyncio.sleep(0)
 
     await asyncio.gather(other(), run.end())
-    assert max(later - earlier for earlier, later in zip(seen, seen[1:], strict=False)) <= YIELD_EVERY
+    assert max(later - earlier for earlier, later in pairwise(seen)) <= YIELD_EVERY
 
 
 @in_virtual_time

@@ -19,6 +19,8 @@ class Member:
         self.registry = registry
         self.told: list[tuple[int, int]] = []
         self.closed: list[tuple[int, str]] = []
+        self.session_id: str | None = None
+        self.changes: list[tuple[str, str | None, bool]] = []
 
     def statistics(self) -> ConnectionInfo:
         """Nothing much."""
@@ -27,6 +29,10 @@ class Member:
     def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None:
         """Remember it."""
         self.told.append((deadline_ms, reconnect_after_ms))
+
+    def tell_session_changed(self, session_id: str, title: str | None, deleted: bool) -> None:
+        """Remember it."""
+        self.changes.append((session_id, title, deleted))
 
     def close(self, code: int, reason: str) -> None:
         """Remember it, and leave."""
@@ -90,6 +96,20 @@ async def test_a_drain_tells_everybody_and_lets_nobody_in() -> None:
     assert max(moments) - min(moments) > 3000
     assert not registry.admit(Member("late"))
     assert registry.draining
+
+
+@in_virtual_time
+async def test_a_session_is_told_of_its_changes() -> None:
+    """What somebody does to a session is told to all connections of that session, and to no other."""
+    registry = Registry(5)
+    members = [Member(name) for name in "abc"]
+    for member, session_id in zip(members, ["s", "s", "t"], strict=True):
+        member.session_id = session_id
+        registry.admit(member)
+    registry.tell_session_changed("s", title="new")
+    registry.tell_session_changed("s", deleted=True)
+    told = [("s", "new", False), ("s", None, True)]
+    assert [member.changes for member in members] == [told, told, []]
 
 
 @pytest.mark.parametrize("code", [None, CloseCode.TRY_AGAIN_LATER])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,14 +13,15 @@ import pytest
 from tests.virtual import in_virtual_time, turns
 from wsstream import streams as module
 from wsstream.chunklog import Attachment
-from wsstream.chunks import ChatMessage, ChatRequest, Delta, Finish, StreamState
+from wsstream.chunks import ChatMessage, ChatRequest, Delta, Finish, Outcome, StreamState
 from wsstream.config import Config
-from wsstream.errors import BadRequest, Capacity, LogTrimmed, UnknownStream
+from wsstream.errors import BadRequest, Capacity, LogTrimmed, StoreError, UnknownStream
 from wsstream.flow import SendWindow
 from wsstream.messages import ChatConfig, ChatRequested
 from wsstream.providers.base import Provider, Sink
+from wsstream.providers.demo import DemoProvider
 from wsstream.server import Server
-from wsstream.stores.base import StreamRecord
+from wsstream.stores.base import End, StoredLog, StreamRecord, StreamSummary
 from wsstream.stores.memory import MemoryStore
 from wsstream.streams import Stream, Streams
 
@@ -64,8 +66,9 @@ class RecordingStore(MemoryStore):
         self.created: list[StreamRecord] = []
         self.deleted: list[str] = []
 
-    def create(self, record: StreamRecord) -> None:
+    def create(self, record: StreamRecord, committed: Callable[[], None]) -> None:
         self.created.append(record)
+        committed()
 
     def delete(self, stream_id: str) -> None:
         self.deleted.append(stream_id)
@@ -74,9 +77,11 @@ class RecordingStore(MemoryStore):
 class House:
     """Streams with a provider and a store that can be watched."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, store: RecordingStore | None = None, **settings: Any) -> None:
         self.provider = Waiting()
-        self.store = RecordingStore()
+        self.demo = False
+        """Whether the demo provider answers instead."""
+        self.store = store or RecordingStore()
         self.streams = Streams(
             Config(**{"store": "memory:", "chunk_timeout": 80_000, **settings}), self.store, self._provided
         )
@@ -84,7 +89,7 @@ class House:
     def _provided(self, name: str | None) -> Provider:
         if name is not None:
             raise BadRequest("There is no such provider")
-        return self.provider
+        return DemoProvider() if self.demo else self.provider
 
     async def start(self, request_id: str = "r", session: str = "ses", **fields: Any) -> Stream:
         """Begin an answer and let it run."""
@@ -244,6 +249,28 @@ async def test_running_streams_are_listed() -> None:
         assert h.streams.running_in("other") == []
 
 
+@pytest.mark.parametrize("how", ["stored", "failed"])
+@in_virtual_time
+async def test_nobody_is_told_before_a_stream_is_stored(how: str) -> None:
+    """A stream is told of when its store has begun it, or has failed to; in memory at once."""
+    begun: list[Callable[[], None]] = []
+    store = RecordingStore()
+    async with house(store=store) as h:
+        told: list[str] = []
+        (await h.start("a")).when_stored(lambda: told.append("a"))
+        assert told == ["a"]
+        store.create = lambda record, committed: begun.append(committed)  # type: ignore[method-assign]
+        stream = await h.start("b")
+        stream.when_stored(lambda: told.append("b"))
+        assert told == ["a"]
+        if how == "stored":
+            begun[0]()
+        else:
+            store.on_failure(StoreError("The disk is full"), {stream.stream_id})
+        stream.when_stored(lambda: told.append("again"))
+        assert told == ["a", "b", "again"]
+
+
 # -- cancel
 
 
@@ -328,6 +355,61 @@ async def test_an_ended_answer_is_no_orphan() -> None:
         assert (state(stream), stream.orphan_timer) == (StreamState.COMPLETE, None)
         stream.log.detach(h.view(stream))
         assert stream.orphan_timer is None
+
+
+@pytest.mark.parametrize("where", ["server", "request"])
+@in_virtual_time
+async def test_an_answer_may_go_on_for_nobody(where: str) -> None:
+    """Where the server or the request says so, an answer goes on to its end without any viewer."""
+    wish = {"config": ChatConfig(on_orphan="continue")} if where == "request" else {}
+    async with house(on_orphan="continue" if where == "server" else "stop_after") as h:
+        stream = await h.start(**wish)
+        stream.log.detach(h.view(stream))
+        await asyncio.sleep(10_000)
+        await h.provider.end()
+        assert state(stream) is StreamState.COMPLETE
+
+
+@in_virtual_time
+async def test_a_request_has_its_own_grace() -> None:
+    """A request may say for how long its answer runs for nobody."""
+    async with house(on_orphan="continue") as h:
+        stream = await h.start(config=ChatConfig(on_orphan={"stop_after": 5}))
+        stream.log.detach(h.view(stream))
+        await asyncio.sleep(4.9)
+        assert state(stream) is StreamState.RUNNING
+        await asyncio.sleep(0.2)
+        assert state(stream) is StreamState.INTERRUPTED
+
+
+@in_virtual_time
+async def test_an_answer_may_wait_for_somebody() -> None:
+    """A paused answer is read no further without viewers, is never late for it, and goes on when somebody returns."""
+    async with house(chunk_timeout=10, provider="demo") as h:
+        h.demo = True
+        wish = ChatConfig(on_orphan="pause", model="demo:rate=10,tokens=100")
+        stream = await h.start(config=wish)
+        stream.log.detach(h.view(stream))
+        await asyncio.sleep(1000)
+        assert (state(stream), len(stream.log)) == (StreamState.RUNNING, pytest.approx(1, abs=1))
+        viewer = h.streams.attach(stream, SendWindow(1000, 1 << 20), lambda _: None)
+        await asyncio.sleep(11)
+        assert (state(stream), len(stream.log)) == (StreamState.COMPLETE, 100)
+        stream.log.detach(viewer)
+
+
+@pytest.mark.parametrize("rate", [0, 10, 100_000])
+@in_virtual_time
+async def test_an_answer_may_stop_after_some_chunks(rate: int) -> None:
+    """Without viewers an answer stops after so many chunks more, whatever its pace, and the loop goes on."""
+    async with house() as h:
+        h.demo = True
+        wish = ChatConfig(on_orphan={"stop_after_chunks": 20}, model=f"demo:rate={rate},tokens=1000000")
+        stream = h.streams.start("ses", asked(config=wish))
+        stream.log.detach(h.view(stream))
+        await asyncio.sleep(100)
+        assert state(stream) is StreamState.INTERRUPTED
+        assert 20 <= len(stream.log) <= 20 + 200
 
 
 # -- retention
@@ -425,6 +507,185 @@ async def test_tombstones_are_bounded() -> None:
             for stream, error in zip(ended[:4], expected, strict=True):
                 with pytest.raises(error):
                     h.streams.get(stream.stream_id)
+
+
+# -- a store that keeps logs
+
+
+class DurableStore(RecordingStore):
+    """Keeps ended logs, and reads them back when the test says so."""
+
+    durable = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logs: dict[str, StoredLog] = {}
+        self.loads: list[tuple[str, asyncio.Future[StoredLog | None]]] = []
+        self.cancelled: list[str] = []
+        self.summaries: list[StreamSummary] = []
+
+    async def open(self, end: End) -> list[StreamSummary]:
+        return self.summaries
+
+    def cancel(self, stream_id: str) -> None:
+        self.cancelled.append(stream_id)
+
+    def finish(
+        self, stream_id: str, outcome: Outcome, bodies: Sequence[bytes], kinds: bytes, committed: Callable[[], None]
+    ) -> None:
+        record = next(record for record in self.created if record.stream_id == stream_id)
+        self.logs[stream_id] = StoredLog(record, list(bodies), kinds, outcome)
+        committed()
+
+    def load(self, stream_id: str) -> asyncio.Future[StoredLog | None]:
+        future: asyncio.Future[StoredLog | None] = asyncio.get_running_loop().create_future()
+        self.loads.append((stream_id, future))
+        return future
+
+    async def answer(self) -> None:
+        """Read what was asked for."""
+        loads, self.loads = self.loads, []
+        for stream_id, future in loads:
+            future.set_result(self.logs.get(stream_id))
+        await turns()
+
+
+@in_virtual_time
+async def test_ended_logs_leave_the_memory() -> None:
+    """With a store that keeps them, the chunks of ended streams leave the memory, and come back when asked for."""
+    store = DurableStore()
+    async with house(store=store, max_memory_bytes=5000) as h:
+        h.provider.text = "x" * 2000
+        first, second, third = [await h.ended(str(n)) for n in range(3)]
+        assert [stream.log.loaded for stream in (first, second, third)] == [False, True, True]
+        assert await _is_kept(h, first)
+        assert h.streams.load(second) is None
+        loading = h.streams.load(first)
+        assert loading is not None
+        assert h.streams.load(first) is loading
+        await store.answer()
+        assert first.log.loaded
+        assert first.log.chunks(1, 1)[0].content == "x" * 2000
+        assert not third.log.loaded  # the second was looked at later
+        assert [stream_id for stream_id, _ in store.loads] == []
+
+
+@in_virtual_time
+async def test_a_followed_log_stays_in_memory() -> None:
+    """Nothing is taken from under somebody who reads it."""
+    async with house(store=DurableStore(), max_memory_bytes=5000) as h:
+        h.provider.text = "x" * 2000
+        first = await h.ended("0")
+        viewer = h.view(first)
+        for n in range(1, 4):
+            await h.ended(str(n))
+        assert first.log.loaded
+        first.log.detach(viewer)
+        for n in range(4, 7):
+            await h.ended(str(n))
+        assert not first.log.loaded
+
+
+@in_virtual_time
+async def test_a_log_that_cannot_be_read() -> None:
+    """A failed read leaves the stream as it was, and may be tried again."""
+    store = DurableStore()
+    async with house(store=store, max_memory_bytes=1) as h:
+        stream = await h.ended()
+        loading = h.streams.load(stream)
+        assert loading is not None
+        store.loads.pop()[1].set_exception(StoreError("The disk is gone"))
+        with pytest.raises(StoreError):
+            await loading
+        await turns()
+        assert not stream.log.loaded
+        again = h.streams.load(stream)
+        assert again is not None
+        assert again is not loading
+        store.loads.pop()[1].cancel()
+        await turns()
+        assert stream.loading is None
+
+
+@in_virtual_time
+async def test_what_a_store_has_is_taken_over() -> None:
+    """A new process knows the streams of the one before: their ids, requests, ends and ages."""
+    store = DurableStore()
+    outcome = Outcome(StreamState.INTERRUPTED, 2, error_type="interrupted")
+    for number, age in enumerate([90.0, 10.0]):
+        record = StreamRecord(f"s_{number}", "ses", f"r{number}", "e", None, 0.0)
+        store.summaries.append(StreamSummary(number, record, outcome, time.time() - age, 100))
+    async with house(store=store, retention=100) as h:
+        await h.streams.open()
+        assert [stream.stream_id for stream in h.streams.of_session("ses")] == ["s_0", "s_1"]
+        assert await h.start("r0") is h.streams.get("s_0")
+        assert (h.streams.running_in("ses"), h.streams.statistics()[:3]) == ([], (0, 2, 200))
+        await asyncio.sleep(11)
+        with pytest.raises(LogTrimmed):
+            h.streams.get("s_0")
+        assert h.streams.get("s_1").log.outcome == outcome
+
+
+@in_virtual_time
+async def test_a_cancel_is_noted_before_it_is_done() -> None:
+    """The store hears of a cancel first, so that no restart brings the answer back."""
+    store = DurableStore()
+    async with house(store=store) as h:
+        stream = await h.start()
+        h.streams.cancel(stream)
+        assert store.cancelled == [stream.stream_id]
+        assert state(stream) is StreamState.RUNNING
+        await turns()
+        h.streams.cancel(stream)
+        assert store.cancelled == [stream.stream_id]
+
+
+@in_virtual_time
+async def test_a_store_that_fails_ends_what_it_lost() -> None:
+    """Streams whose writes were lost end as a failure worth another try; the others and unknown ones do not care."""
+    async with house() as h:
+        lost, other = await h.start("a"), await h.start("b")
+        h.store.on_failure(StoreError("The disk is full"), {lost.stream_id, "s_unknown"})
+        await turns()
+        assert (state(lost), state(other)) == (StreamState.FAILED, StreamState.RUNNING)
+        assert lost.log.outcome is not None
+        assert (lost.log.outcome.error_type, lost.log.outcome.recoverable) == ("internal_error", True)
+        assert "disk" not in (lost.log.outcome.message or "")
+
+
+# -- sessions
+
+
+@in_virtual_time
+async def test_a_conversation_is_continued() -> None:
+    """A request with one new message brings the provider what was said before, and history shows all of it."""
+    async with house() as h:
+        h.provider.text = "one"
+        await h.ended("a")
+        h.provider.text = "two"
+        await h.start("b", message="and then?")
+        said = [("user", "hi"), ("assistant", "one"), ("user", "and then?")]
+        assert [(message.role, message.content) for message in h.provider.requests[-1].messages] == said
+        history, _ = await h.streams.history("ses")
+        assert [(message.role, message.content) for message in history] == [*said, ("assistant", "two")]
+        assert [message.is_complete for message in history] == [True, True, True, False]
+
+
+@in_virtual_time
+async def test_a_session_is_renamed_and_deleted() -> None:
+    """A session has the title it was given; deleted, its answers are stopped and nothing of it is left."""
+    async with house() as h:
+        done, running = await h.ended("a"), await h.start("b")
+        other = await h.start("c", "other")
+        h.streams.rename_session("ses", "a title")
+        assert (await h.streams.history("ses"))[1] == "a title"
+        h.streams.delete_session("ses")
+        await turns()
+        assert (state(running), state(other)) == (StreamState.CANCELLED, StreamState.RUNNING)
+        assert h.streams.of_session("ses") == []
+        assert {done.stream_id, running.stream_id} == set(h.store.deleted)
+        assert await h.streams.history("ses") == ([], None)
+        assert h.streams.statistics().retained == 0
 
 
 # -- the end of the process

@@ -14,7 +14,7 @@ import asyncio
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 from wsstream.chunks import Chunk, Delta, Kind, Outcome, StreamState
@@ -25,8 +25,12 @@ from wsstream.stores.base import Store
 
 _KINDS = [bytes((kind,)) for kind in Kind]
 
-SNAPSHOT_BYTES = 256 * 1024
-"""Bytes of a snapshot that go into one message."""
+HIGH_BYTES = 1024 * 1024
+LOW_BYTES = HIGH_BYTES // 2
+"""The same marks in bytes, for answers whose chunks are large."""
+
+SNAPSHOT_BYTES = 255 * 1024
+"""Bytes of contents that go into one message of a snapshot; with what is around them, 256 KiB at most."""
 
 Span = tuple[int, int]
 """Chunk ids, both ends included."""
@@ -65,7 +69,7 @@ class Attachment:
         totals = self.log.totals
         first = window.sent + 1
         if first <= self.snapshot_to:
-            window.sent = self._cut(first, self.snapshot_to, SNAPSHOT_BYTES)
+            window.sent = self.log.fitting(first, self.snapshot_to, SNAPSHOT_BYTES)
             self.waiting = False
             return first, window.sent
         last = window.grant(self.log.tail, totals)
@@ -126,8 +130,8 @@ class ChunkLog:
     LOW = 500
 
     __slots__ = (
-        "_bodies",
         "_broken",
+        "_data",
         "_kinds",
         "_overhead",
         "_pending_outcome",
@@ -135,12 +139,14 @@ class ChunkLog:
         "_room_until",
         "_store",
         "_watchers",
+        "_weight_until",
         "attachments",
         "epoch",
         "high",
         "loaded",
         "low",
         "on_deserted",
+        "on_ending",
         "on_stop",
         "outcome",
         "paused",
@@ -162,6 +168,7 @@ class ChunkLog:
         high: int = HIGH,
         low: int = LOW,
         on_deserted: Callable[[], None] | None = None,
+        on_ending: Callable[[Outcome], None] | None = None,
     ) -> None:
         """An empty log.
 
@@ -170,6 +177,7 @@ class ChunkLog:
             high: chunks that may exist beyond the slowest viewer's ack before `has_room` says no.
             low: and how far that must fall before it says yes again.
             on_deserted: called when the last viewer leaves.
+            on_ending: called with the outcome before it is given to the store, to write what is to be kept with it.
         """
         self.stream_id = stream_id
         self.epoch = epoch
@@ -185,6 +193,7 @@ class ChunkLog:
         self.high = high
         self.low = low
         self.on_deserted = on_deserted
+        self.on_ending = on_ending
         self.paused = False
         """Whether nothing is to be appended until somebody attaches."""
         self.stop_at: int | None = None
@@ -193,10 +202,12 @@ class ChunkLog:
         self._broken = False
         self._store = store
         self._overhead = overhead
-        self._bodies: list[bytes] = []
+        # All bodies, end to end: an object for each would take four times their size. Where they begin is in `totals`.
+        self._data = bytearray()
         self._kinds = bytearray()
         self._room: asyncio.Future[None] | None = None
         self._room_until = high
+        self._weight_until = HIGH_BYTES
         self._pending_outcome: Outcome | None = None
         self._watchers: list[Callable[[ChunkLog], None]] = []
 
@@ -205,7 +216,7 @@ class ChunkLog:
 
     def __len__(self) -> int:
         """Chunks appended, seen or not."""
-        return len(self._bodies)
+        return len(self._kinds)
 
     @property
     def weight(self) -> int:
@@ -231,14 +242,16 @@ class ChunkLog:
 
     def append_bodies(self, bodies: list[bytes], kinds: bytes) -> None:
         """As `append`, for contents that are escaped already."""
-        kept = self._bodies
-        first = len(kept) + 1
+        if self._broken:
+            return
+        first = len(self._kinds) + 1
+        data = self._data
         totals = self.totals
         total = totals[-1]
         for body in bodies:
+            data += body
             total += len(body) + self._overhead
             totals.append(total)
-        kept += bodies
         self._kinds += kinds
         self._store.append(self.stream_id, first, bodies, kinds, self._on_committed)
 
@@ -262,21 +275,27 @@ class ChunkLog:
         if self._broken:
             # Viewers get their ending whatever becomes of the store; there, it is tried.
             self._on_finished()
-        self._store.finish(self.stream_id, outcome, self._bodies, bytes(self._kinds), self._on_finished)
+        self._store_ending(outcome)
+
+    def _store_ending(self, outcome: Outcome) -> None:
+        if self.on_ending is not None:
+            self.on_ending(outcome)
+        self._store.finish(self.stream_id, outcome, self.bodies(1, len(self)), bytes(self._kinds), self._on_finished)
 
     def on_store_failed(self, outcome: Callable[[int], Outcome]) -> None:
         """The store has lost a write: what it does not have, nobody has seen, and it is as if it had never been.
 
         If the log was only waiting for its end to be stored, it ends with ``outcome(tail)`` now; otherwise its producer
-        is expected to finish it.
+        is expected to finish it. Nothing can be appended any more.
         """
         if self.outcome is not None:
             return
         self._broken = True
-        del self._bodies[self.tail :], self._kinds[self.tail :], self.totals[self.tail + 1 :]
+        del self._data[self._end(self.tail) :], self._kinds[self.tail :], self.totals[self.tail + 1 :]
         if self._pending_outcome is not None:
             self._pending_outcome = outcome(self.tail)
             self._on_finished()
+            self._store_ending(self._pending_outcome)
 
     def when_finished(self, tell: Callable[[ChunkLog], None]) -> None:
         """Call ``tell``, once however often this is asked, when the outcome is there; at once if it is."""
@@ -311,15 +330,15 @@ class ChunkLog:
 
     def fill(self, bodies: Sequence[bytes], kinds: bytes) -> None:
         """The chunks, as the store has them."""
-        self._bodies = list(bodies)
+        self._data = bytearray(b"".join(bodies))
         self._kinds = bytearray(kinds)
-        weights = [len(body) + self._overhead for body in self._bodies]
+        weights = [len(body) + self._overhead for body in bodies]
         self.totals = array("Q", accumulate(weights, initial=0))
         self.loaded = True
 
     def empty(self) -> None:
         """Leave the chunks to the store again; nobody is attached."""
-        self._bodies = []
+        self._data = bytearray()
         self._kinds = bytearray()
         self.totals = array("Q", (0,))
         self.wire_cache.clear()
@@ -329,11 +348,29 @@ class ChunkLog:
 
     def text(self) -> str:
         """The text of the answer so far, without what was withdrawn."""
-        return text_of(self._bodies[: self.tail], self._kinds)
+        return self._text(self.tail)
+
+    def whole_text(self) -> str:
+        """The same, with what is not committed yet."""
+        return self._text(len(self))
+
+    def _text(self, last: int) -> str:
+        if not any(self._kinds):
+            return decode_body(self.joined(1, last))
+        return text_of(self.bodies(1, last), self._kinds)
+
+    def _end(self, chunk_id: int) -> int:
+        """Where the body of a chunk ends in the data."""
+        return self.totals[chunk_id] - chunk_id * self._overhead
+
+    def joined(self, first: int, last: int) -> bytes:
+        """The bodies of the chunks ``first`` … ``last``, end to end."""
+        return bytes(self._data[self._end(first - 1) : self._end(last)])
 
     def bodies(self, first: int, last: int) -> list[bytes]:
-        """The bodies of the chunks ``first`` … ``last``."""
-        return self._bodies[first - 1 : last]
+        """The same, one by one."""
+        ends = [self._end(chunk_id) for chunk_id in range(first - 1, last + 1)]
+        return [bytes(self._data[start:end]) for start, end in pairwise(ends)]
 
     def kinds(self, first: int, last: int) -> bytearray:
         """Their kinds."""
@@ -341,7 +378,18 @@ class ChunkLog:
 
     def entry(self, chunk_id: int) -> tuple[bytes, int]:
         """One body and its kind."""
-        return self._bodies[chunk_id - 1], self._kinds[chunk_id - 1]
+        end = self.totals[chunk_id] - chunk_id * self._overhead
+        start = self.totals[chunk_id - 1] - (chunk_id - 1) * self._overhead
+        return bytes(self._data[start:end]), self._kinds[chunk_id - 1]
+
+    def size(self, first: int, last: int) -> int:
+        """Bytes of their bodies alone."""
+        return self.totals[last] - self.totals[first - 1] - self._overhead * (last - first + 1)
+
+    def fitting(self, first: int, last: int, max_bytes: int) -> int:
+        """The last chunk up to ``last`` with which the bodies from ``first`` on fit; ``first`` goes in any case."""
+        end = bisect_right(range(last + 1), max_bytes, first, last + 1, key=lambda n: self.size(first, n))
+        return max(first, end - 1)
 
     def chunks(self, first: int, last: int) -> list[Chunk]:
         """The chunks ``first`` … ``last``, decoded."""
@@ -366,6 +414,7 @@ class ChunkLog:
         attachment = Attachment(self, window, wake)
         self.attachments.append(attachment)
         self._room_until = min(self._room_until, window.acked + self.high)
+        self._weight_until = min(self._weight_until, self.totals[window.acked] + HIGH_BYTES)
         self.stop_at = None
         self.paused = False
         self.on_floor_moved()
@@ -392,17 +441,19 @@ class ChunkLog:
 
     def has_room(self) -> bool:
         """Whether the producer may read on. O(1) but for every ``high``-th chunk or so."""
-        size = len(self._bodies)
-        if size < self._room_until:
+        size = len(self._kinds)
+        if size < self._room_until and self.totals[-1] < self._weight_until:
             return True
         if self.paused:
             return False
-        self._room_until = self.floor + self.high
+        floor = self.floor
+        self._room_until = floor + self.high
+        self._weight_until = self.totals[floor] + HIGH_BYTES
         if self.stop_at is not None and self.on_stop is not None:
             self._room_until = min(self._room_until, self.stop_at)
             if size >= self.stop_at:
                 self.on_stop()
-        return size < self._room_until
+        return size < self._room_until and self.totals[-1] < self._weight_until
 
     def pause(self) -> None:
         """Have no room until somebody attaches."""
@@ -411,7 +462,7 @@ class ChunkLog:
 
     def stop_after(self, chunks: int, on_stop: Callable[[], None]) -> None:
         """Call ``on_stop`` when ``chunks`` more were appended, unless somebody attaches before."""
-        self.stop_at = len(self._bodies) + chunks
+        self.stop_at = len(self) + chunks
         self.on_stop = on_stop
         self._room_until = min(self._room_until, self.stop_at)
 
@@ -430,10 +481,11 @@ class ChunkLog:
             self._release_room()
 
     def _is_near(self) -> bool:
-        size = len(self._bodies)
+        size = len(self)
         if self.paused or (self.stop_at is not None and size >= self.stop_at):
             return False
-        return size - self.floor <= self.low
+        floor = self.floor
+        return size - floor <= self.low and self.totals[-1] - self.totals[floor] <= LOW_BYTES
 
     def _release_room(self) -> None:
         if self._room is not None and not self._room.done():

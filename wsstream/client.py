@@ -54,7 +54,8 @@ STEADY = 10.0
 OPEN_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 1.0
 """Seconds that leaving may take: what waits to be sent, and the closing handshake."""
-MAX_MESSAGE = 1024 * 1024
+MAX_MESSAGE = 64 * 1024 * 1024
+"""Bytes of the largest message read: a long conversation's history is one."""
 
 Prompt = str | Sequence[ChatMessage | Mapping[str, Any]]
 
@@ -105,7 +106,7 @@ class ClientStatistics(NamedTuple):
     streams: int
     """Streams followed that have not ended."""
     unprocessed: int
-    """Chunks received whose text nobody has taken. No stream has more than its window."""
+    """Chunks received whose text nobody has taken. No stream has more than its window, and its snapshot."""
 
 
 def connect(
@@ -350,6 +351,7 @@ class Client:
         self._greeted_at: float | None = None
         self._streams: WeakValueDictionary[View, ChatStream] = WeakValueDictionary()
         self._abandoned: set[View] = set()
+        self._questions: deque[asyncio.Future[m.History]] = deque()
         self._websocket: ClientConnection | None = None
         self._outbox: deque[bytes] = deque()
         self._to_write = asyncio.Event()
@@ -407,7 +409,7 @@ class Client:
         """Ask. Returns when the server has begun the answer, however many connections that takes.
 
         Args:
-            prompt: a question, or the messages of a conversation.
+            prompt: the next message of the session's conversation, which the server knows; or all the messages of one.
             model: as ``config.model``.
             session_id: where it is not the client's own.
             config: the ``config`` of `chat_request`.
@@ -428,8 +430,11 @@ class Client:
             raise
         return stream
 
-    def follow(self, stream_id: str, last_chunk_id: int = 0) -> ChatStream:
+    def follow(self, stream_id: str, last_chunk_id: int = 0, *, snapshot: bool = False) -> ChatStream:
         """Read a stream that exists, from behind ``last_chunk_id``; where it cannot be had, the iteration says why.
+
+        Args:
+            snapshot: have what was missed in a few large pieces, whatever the window; after a lost connection too.
 
         Raises:
             LocalError: this client follows it already.
@@ -439,9 +444,26 @@ class Client:
         if any(view.stream_id == stream_id and view.state is not ViewState.ENDED for view in self._streams):
             raise LocalError(f"The stream {stream_id} is followed already")
         self._abandoned = {view for view in self._abandoned if view.stream_id != stream_id}
-        stream = self._watch(self._protocol.follow(stream_id, last_chunk_id))
+        stream = self._watch(self._protocol.follow(stream_id, last_chunk_id, snapshot=snapshot))
         self._act()
         return stream
+
+    async def history(self, session_id: str | None = None) -> m.History:
+        """The messages of the client's session, or of another one, however many connections it takes to get them.
+
+        The message of an answer that still runs has its text so far: `follow` its ``stream_id`` from its
+        ``last_chunk_id`` for the rest.
+
+        Raises:
+            RequestError: the server cannot tell.
+            ConnectionFailed: the server cannot be reached.
+        """
+        self._ensure_running()
+        answer: asyncio.Future[m.History] = self._loop.create_future()
+        self._questions.append(answer)
+        self._protocol.get_history(session_id)
+        self._act()
+        return await answer
 
     def statistics(self) -> ClientStatistics:
         """Counts of this moment."""
@@ -641,6 +663,9 @@ class Client:
             stream._fail(failure)
             if view.state is not ViewState.ENDED:
                 self._protocol.drop(view)
+        self._protocol.forget_questions()
+        while self._questions:
+            _settle(self._questions.popleft(), failure)
 
     # -- the protocol core's owner (see `wsstream.protocol`)
 
@@ -666,6 +691,9 @@ class Client:
                 self._dead = True
                 if self._websocket is not None:
                     self._websocket.transport.abort()
+            case core.Answered(message):
+                result = _refusal_of(message) if isinstance(message, m.Error) else message
+                _settle(self._questions.popleft(), result)
             case core.Told(message):
                 self._on_told(message)
             case core.Started(view) | core.Ended(view):
@@ -772,9 +800,19 @@ def _abandon_soon(loop: asyncio.AbstractEventLoop, client: Client, view: View) -
         loop.call_soon_threadsafe(client._abandon, view)
 
 
-def _messages(prompt: Prompt) -> list[ChatMessage]:
+def _settle(answer: asyncio.Future[m.History], result: m.History | WsstreamError) -> None:
+    """Answer whoever still waits."""
+    if answer.done():
+        return
+    if isinstance(result, WsstreamError):
+        answer.set_exception(result)
+    else:
+        answer.set_result(result)
+
+
+def _messages(prompt: Prompt) -> str | list[ChatMessage]:
     if isinstance(prompt, str):
-        return [ChatMessage("user", prompt)]
+        return prompt
     return msgspec.convert([msgspec.to_builtins(message) for message in prompt], list[ChatMessage])
 
 
@@ -837,6 +875,12 @@ def failure_of(outcome: Outcome, *, started: bool = True) -> WsstreamError:
     error_type = outcome.error_type or ErrorType.INTERNAL_ERROR
     kind = tables.get(error_type, errors.StreamFailure)
     return kind(outcome.message or "", retry_after=outcome.retry_after, recoverable=outcome.recoverable)
+
+
+def _refusal_of(error: m.Error) -> WsstreamError:
+    """The exception for a question that was refused."""
+    kind = _REFUSALS.get(error.error_type, errors.RequestError)
+    return kind(error.message, retry_after=error.retry_after, recoverable=error.recoverable)
 
 
 __all__ = [

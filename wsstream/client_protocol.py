@@ -69,13 +69,18 @@ class View:
         "request",
         "resumes",
         "session_id",
+        "snapshot",
         "state",
         "stream_id",
     )
 
-    def __init__(self, request: m.ChatRequested | None, stream_id: str | None, start: int = 0) -> None:
+    def __init__(
+        self, request: m.ChatRequested | None, stream_id: str | None, start: int = 0, *, snapshot: bool = False
+    ) -> None:
         self.request = request
         self.stream_id = stream_id
+        self.snapshot = snapshot
+        """Whether what was missed is to come at once, whatever the window."""
         self.state = ViewState.REQUESTED if stream_id is None else ViewState.LOST
         self.received = start
         self.session_id: str | None = None
@@ -149,8 +154,14 @@ class Ended(NamedTuple):
     view: View
 
 
+class Answered(NamedTuple):
+    """The oldest `ClientProtocol.get_history` that waits has its answer, or is refused."""
+
+    message: m.History | m.Error
+
+
 class Told(NamedTuple):
-    """Something else worth knowing: stream_status, going_away, stream_list, error, stream_queued."""
+    """Something else worth knowing: stream_status, going_away, stream_list, session_changed, error, stream_queued."""
 
     message: m.ServerMessage
 
@@ -159,7 +170,7 @@ class Dead(NamedTuple):
     """Nothing was heard from the server for too long: close the socket and connect anew."""
 
 
-Event = Established | Started | Resumed | Received | Gap | Ended | Told | Dead
+Event = Established | Started | Resumed | Received | Gap | Ended | Answered | Told | Dead
 
 
 class ClientProtocol:
@@ -171,6 +182,7 @@ class ClientProtocol:
         "_last_heard",
         "_next_beat",
         "_out",
+        "_questions",
         "_requested",
         "_settings",
         "_state",
@@ -186,6 +198,7 @@ class ClientProtocol:
         self._state = ConnectionState.CLOSED
         self._events: list[Event] = []
         self._out: list[bytes] = []
+        self._questions: deque[m.GetHistory] = deque()
         self._requested: dict[str, View] = {}
         self._streams: dict[str, View] = {}
         self._window = self._settings.window or 50
@@ -239,22 +252,32 @@ class ClientProtocol:
     def chat(
         self,
         request_id: str,
-        messages: list[ChatMessage],
+        prompt: str | list[ChatMessage],
         config: m.ChatConfig | None = None,
         session_id: str | None = None,
     ) -> View:
-        """Ask for an answer. ``request_id`` must be new and hard to guess; it is what makes asking twice harmless."""
-        request = m.ChatRequested(request_id=request_id, messages=messages, config=config, session_id=session_id)
+        """Ask for an answer: to the next message of the session's conversation, or to the messages of another one.
+
+        ``request_id`` must be new and hard to guess; it is what makes asking twice harmless.
+        """
+        request = m.ChatRequested(request_id=request_id, config=config, session_id=session_id)
+        if isinstance(prompt, str):
+            request.message = prompt
+        else:
+            request.messages = prompt
         view = self._requested[request_id] = View(request, None)
         if self._state is ConnectionState.OPEN:
             self._send(request)
         return view
 
     def follow(self, stream_id: str, last_chunk_id: int = 0, *, snapshot: bool = False) -> View:
-        """Follow a stream that exists, from behind ``last_chunk_id``."""
-        view = self._streams[stream_id] = View(None, stream_id, last_chunk_id)
+        """Follow a stream that exists, from behind ``last_chunk_id``.
+
+        With ``snapshot``, what was missed comes in a few large pieces, here and after every loss.
+        """
+        view = self._streams[stream_id] = View(None, stream_id, last_chunk_id, snapshot=snapshot)
         if self._state in (ConnectionState.OPEN, ConnectionState.DRAINING):
-            self._resume(view, snapshot=snapshot)
+            self._resume(view)
         return view
 
     def take(self, view: View, now: float) -> Piece | None:
@@ -283,6 +306,19 @@ class ClientProtocol:
     def list_streams(self) -> None:
         """Ask for the session's streams; the answer is a `Told`."""
         self._send(m.ListStreams())
+
+    def get_history(self, session_id: str | None = None) -> None:
+        """Ask for a session's messages, on this connection or the next; the answer is an `Answered`, one per question.
+
+        Servers take one such question at a time, so the next waits for the answer.
+        """
+        self._questions.append(m.GetHistory(session_id=session_id))
+        if len(self._questions) == 1:
+            self._ask_history()
+
+    def forget_questions(self) -> None:
+        """Nobody waits for answers any more."""
+        self._questions.clear()
 
     # -- messages in
 
@@ -316,6 +352,7 @@ class ClientProtocol:
             if view.state is ViewState.LOST:
                 self._resume(view)
                 self._say_cancelled(view)
+        self._ask_history()
 
     def _on_start(self, message: m.StreamStart, now: float) -> None:
         view = self._requested.pop(message.request_id, None)
@@ -388,7 +425,9 @@ class ClientProtocol:
 
     def _on_error(self, message: m.Error, now: float) -> None:
         view = self._requested.get(message.request_id or "") or self._streams.get(message.stream_id or "")
-        if view is None or view.state is ViewState.ENDED:
+        if self._questions and message.request_id is None and message.stream_id is None:
+            self._on_answer(message)
+        elif view is None or view.state is ViewState.ENDED:
             pass
         elif self._is_passing(view, message):
             view._refusals += 1
@@ -406,6 +445,15 @@ class ClientProtocol:
                 ),
             )
         self._events.append(Told(message))
+
+    def _on_history(self, message: m.History, now: float) -> None:
+        if self._questions:
+            self._on_answer(message)
+
+    def _on_answer(self, message: m.History | m.Error) -> None:
+        self._questions.popleft()
+        self._events.append(Answered(message))
+        self._ask_history()
 
     def _on_going_away(self, message: m.GoingAway, now: float) -> None:
         if self._state is ConnectionState.OPEN:
@@ -471,16 +519,22 @@ class ClientProtocol:
         if view.cancelled and known and self._state in (ConnectionState.OPEN, ConnectionState.DRAINING):
             self._send(m.CancelStream(stream_id=view.stream_id))
 
+    def _ask_history(self) -> None:
+        if self._questions and self._state in (ConnectionState.OPEN, ConnectionState.DRAINING):
+            self._send(self._questions[0])
+
     def _send(self, message: m.ClientMessage) -> None:
         self._out.append(m.encode(message))
 
     def _step(self, view: View, happened: ViewInput) -> None:
         view.state = step(VIEW, view.state, happened)
 
-    def _resume(self, view: View, *, snapshot: bool = False) -> None:
+    def _resume(self, view: View) -> None:
         assert view.stream_id is not None
         self._send(
-            m.ResumeStream(stream_id=view.stream_id, last_chunk_id=view.processed, epoch=view.epoch, snapshot=snapshot)
+            m.ResumeStream(
+                stream_id=view.stream_id, last_chunk_id=view.processed, epoch=view.epoch, snapshot=view.snapshot
+            )
         )
         view._pacer.take()  # protocol.md, rule 5: the resume has acknowledged everything processed
 
@@ -547,6 +601,7 @@ _CLIENT_HANDLERS: dict[type, Callable[[ClientProtocol, Any, float], None]] = {
     m.StreamComplete: ClientProtocol._on_end,
     m.StreamFailed: ClientProtocol._on_end,
     m.Error: ClientProtocol._on_error,
+    m.History: ClientProtocol._on_history,
     m.GoingAway: ClientProtocol._on_going_away,
     m.Heartbeat: ClientProtocol._on_heartbeat,
     m.HeartbeatAck: ClientProtocol._on_heartbeat_ack,

@@ -80,6 +80,8 @@ class StreamLike(Protocol):
     log: ChunkLog
     record: Any
 
+    def when_stored(self, tell: Callable[[], None]) -> None: ...
+
 
 class StreamsLike(Protocol):
     """All streams, as a connection sees them: `wsstream.streams.Streams`."""
@@ -145,6 +147,7 @@ class NativeConnection(asyncio.Protocol):
         "_question",
         "_ready",
         "_transport",
+        "_unpaused",
         "_user_id",
         "_websocket",
         "connection_id",
@@ -178,6 +181,7 @@ class NativeConnection(asyncio.Protocol):
         self._connected_at = time.time()
         self._user_id: str | None = None
         self._question: asyncio.Task[None] | None = None
+        self._unpaused: Future[None] | None = None
         self.connection_id = "c_" + secrets.token_urlsafe(16)
         self.session_id: str | None = None
         self.slot = 0
@@ -252,6 +256,8 @@ class NativeConnection(asyncio.Protocol):
         """It reads again."""
         self._paused = False
         self._held = 0
+        if self._unpaused is not None and not self._unpaused.done():
+            self._unpaused.set_result(None)
         if self._ready or self._control:
             self._mark()
 
@@ -350,16 +356,24 @@ class NativeConnection(asyncio.Protocol):
         except Capacity as error:
             self._on_capacity(core, asked, error)
             return
+        window = core.open_stream(stream.stream_id)
+        stream.when_stored(lambda: self._say_started(core, asked.request_id, stream, window))
+        self._follow(stream, window)
+
+    def _say_started(self, core: ServerProtocol, request_id: str, stream: StreamLike, window: SendWindow) -> None:
+        if self._gone or core.state is ConnectionState.CLOSED:
+            return
         record = stream.record
-        window = core.start_stream(
-            asked.request_id,
+        core.tell_start(
+            request_id,
             stream.stream_id,
             session_id=record.session_id,
             epoch=record.epoch,
             model=record.model,
             timestamp=record.created,
+            window=window,
         )
-        self._follow(stream, window)
+        self._carry_out()
 
     def _on_capacity(self, core: ServerProtocol, asked: m.ChatRequested, error: Capacity) -> None:
         """Close with 1013, but for a connection that is following other answers: those are not to be disturbed."""
@@ -398,6 +412,9 @@ class NativeConnection(asyncio.Protocol):
         self._when_loaded(stream, lambda: self._send_again(stream, window, asked))
 
     def _send_again(self, stream: StreamLike, window: SendWindow, asked: m.RequestChunks) -> None:
+        assert self._core is not None
+        if not self._core.has_window(stream.stream_id, window) and self._core.follows(stream.stream_id):
+            return  # it was resumed while the log was being read: everything comes again anyway
         attachment = self._attachments.get(stream.stream_id)
         if attachment is None:  # the stream has ended here; its chunks can still be sent again
             attachment = self._attach(stream, window)
@@ -408,7 +425,7 @@ class NativeConnection(asyncio.Protocol):
         assert asked.stream_id is not None
         stream = self._hub.streams.get(asked.stream_id)
         self._hub.streams.cancel(stream)
-        if asked.stream_id not in self._attachments:
+        if not core.follows(asked.stream_id):
             # Whoever follows the stream reads its end in its place; this canceller does not, or has read it already.
             stream.log.when_finished(self._tell_end)
 
@@ -436,9 +453,15 @@ class NativeConnection(asyncio.Protocol):
     async def _answer_history(self, core: ServerProtocol, session_id: str) -> None:
         try:
             messages, title = await self._hub.streams.history(session_id)
+            while self._paused:  # it may be large, and a client that reads slowly is not to be cut off for having asked
+                self._unpaused = self._hub.loop.create_future()
+                await self._unpaused
             core.tell_history(session_id, messages, title)
         except StoreError as error:
             core.refuse(error)
+        except Exception:
+            logger.exception("connection %s: failed unexpectedly", self.connection_id)
+            self.on_broken()
         finally:
             self._question = None
         self._carry_out()
@@ -474,16 +497,16 @@ class NativeConnection(asyncio.Protocol):
         known = self._attachments.get(stream.stream_id)
         if known is not None and known.window is window:
             return
-        if known is not None:
-            self._detach(known)
         self._when_loaded(stream, lambda: self._begin_reading(stream, window, snapshot_to))
 
     def _begin_reading(self, stream: StreamLike, window: SendWindow, snapshot_to: int) -> None:
         assert self._core is not None
-        if self._core.has_window(stream.stream_id, window):  # else it was replaced while the log was being read
-            attachment = self._attach(stream, window)
-            attachment.snapshot_to = snapshot_to
-            attachment.rouse()
+        known = self._attachments.get(stream.stream_id)
+        if not self._core.has_window(stream.stream_id, window) or (known is not None and known.window is window):
+            return  # while the log was being read, it was replaced, or asked for twice
+        attachment = self._attach(stream, window)
+        attachment.snapshot_to = snapshot_to
+        attachment.rouse()
 
     def _when_loaded(self, stream: StreamLike, act: Callable[[], None]) -> None:
         """Act when the stream's chunks are in memory: at once, or when the store has read them."""
@@ -507,13 +530,17 @@ class NativeConnection(asyncio.Protocol):
         self._carry_out()
 
     def _attach(self, stream: StreamLike, window: SendWindow) -> Attachment:
+        known = self._attachments.get(stream.stream_id)
         attachment = self._hub.streams.attach(stream, window, self._on_roused)
         attachment.frames = FrameBook.of(stream.log)
         self._attachments[stream.stream_id] = attachment
+        if known is not None:  # only now: the answer was deserted at no moment
+            self._detach(known)
         return attachment
 
     def _detach(self, attachment: Attachment) -> None:
-        self._attachments.pop(attachment.log.stream_id, None)
+        if self._attachments.get(attachment.log.stream_id) is attachment:
+            del self._attachments[attachment.log.stream_id]
         attachment.log.detach(attachment)
         if attachment in self._ready:
             self._ready.remove(attachment)

@@ -72,37 +72,37 @@ class FrameBook:
         log, writer = self._log, self._writer
         if first == last:
             return text_frame(writer.chunk(first, *log.entry(first)))
-        bodies = log.bodies(first, last)
         kinds = log.kinds(first, last)
         if not batch:
-            pairs = enumerate(zip(bodies, kinds, strict=True), first)
+            pairs = enumerate(zip(log.bodies(first, last), kinds, strict=True), first)
             return b"".join([text_frame(writer.chunk(n, body, kind)) for n, (body, kind) in pairs])
-        size = log.totals[last] - log.totals[first - 1]
-        if size <= MAX_BATCH_BYTES and kinds[0] != Kind.REWIND and kinds.count(kinds[0]) == len(kinds):
-            return text_frame(writer.batch(first, last, bodies, kinds[0]))  # by far the commonest case
-        return b"".join([text_frame(payload) for payload in self._batches(first, bodies, kinds)])
+        if log.size(first, last) <= MAX_BATCH_BYTES and kinds[0] != Kind.REWIND and kinds.count(kinds[0]) == len(kinds):
+            # By far the commonest case.
+            return text_frame(writer.batch(first, last, log.joined(first, last), kinds[0]))
+        return b"".join([text_frame(payload) for payload in self._batches(first, last, kinds)])
 
-    def _batches(self, first: int, bodies: list[bytes], kinds: bytearray) -> list[bytes]:
+    def _batches(self, first: int, last: int, kinds: bytearray) -> list[bytes]:
+        log, writer = self._log, self._writer
         payloads = []
-        start = 0
-        while start < len(bodies):
-            end = self._run_end(start, bodies, kinds)
-            kind = kinds[start]
-            if end - start == 1:
-                payloads.append(self._writer.chunk(first + start, bodies[start], kind))
+        begin = first
+        while begin <= last:
+            kind = kinds[begin - first]
+            end = self._run_end(begin, last, kind, kinds, begin - first)
+            if begin == end:
+                payloads.append(writer.chunk(begin, *log.entry(begin)))
             else:
-                payloads.append(self._writer.batch(first + start, first + end - 1, bodies[start:end], kind))
-            start = end
+                payloads.append(writer.batch(begin, end, log.joined(begin, end), kind))
+            begin = end + 1
         return payloads
 
-    def _run_end(self, start: int, bodies: list[bytes], kinds: bytearray) -> int:
-        """Where the run of one kind that begins at ``start`` ends; a rewind is always a run of its own."""
-        kind = kinds[start]
+    def _run_end(self, begin: int, last: int, kind: int, kinds: bytearray, offset: int) -> int:
+        """The last chunk of the run of one ``kind`` that begins at ``begin``; a rewind is always a run of its own.
+
+        ``kinds[offset]`` is the kind of ``begin``.
+        """
         if kind == Kind.REWIND:
-            return start + 1
-        size = 0
-        for end in range(start, len(bodies)):
-            size += len(bodies[end])
-            if kinds[end] != kind or (size > MAX_BATCH_BYTES and end > start):
-                return end
-        return len(bodies)
+            return begin
+        end = begin
+        while end < last and kinds[offset + end + 1 - begin] == kind:
+            end += 1
+        return self._log.fitting(begin, end, MAX_BATCH_BYTES)

@@ -530,12 +530,12 @@ class ChunkWriter:
             return b"%b%d,%b}" % (self._rewind, chunk_id, body)
         return b'%b%d,"content":"%b%b' % (self._chunk, chunk_id, body, _KIND_SUFFIX[kind])
 
-    def batch(self, first: int, last: int, bodies: list[bytes], kind: int) -> bytes:
-        """One `chunk_batch` of the chunks ``first`` to ``last``."""
+    def batch(self, first: int, last: int, body: bytes, kind: int) -> bytes:
+        """One `chunk_batch` of the chunks ``first`` to ``last``, whose bodies make ``body`` end to end."""
         return b'%b%d,"last_chunk_id":%d,"content":"%b%b' % (
             self._batch,
             first,
             last,
-            b"".join(bodies),
+            body,
             _KIND_SUFFIX[kind],
         )

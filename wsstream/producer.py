@@ -117,8 +117,9 @@ class Producer:
         try:
             if self._cancelled_at is not None:
                 raise asyncio.CancelledError
-            request = self._request if isinstance(self._request, ChatRequest) else await self._request()
-            finish = await self._provider.answer(request, self)
+            if not isinstance(self._request, ChatRequest):
+                self._request = await self._request()
+            finish = await self._provider.answer(self._request, self)
             outcome = self._stopped() if self._over else self._ended(finish)  # its last puts may have been dropped
         except asyncio.CancelledError:
             outcome = self._stopped()

@@ -255,7 +255,32 @@ class ServerProtocol:
         Raises:
             TooManyStreams: the connection follows as many running streams as it may.
         """
-        window = self._windows.get(stream_id) or self._open_window(stream_id, 0)
+        window = self.open_stream(stream_id)
+        self.tell_start(
+            request_id, stream_id, session_id=session_id, epoch=epoch, model=model, timestamp=timestamp, window=window
+        )
+        return window
+
+    def open_stream(self, stream_id: str) -> SendWindow:
+        """The first half of `start_stream`: the window.
+
+        Raises:
+            TooManyStreams: the connection follows as many running streams as it may.
+        """
+        return self._windows.get(stream_id) or self._open_window(stream_id, 0)
+
+    def tell_start(
+        self,
+        request_id: str,
+        stream_id: str,
+        *,
+        session_id: str,
+        epoch: str,
+        model: str | None,
+        timestamp: float,
+        window: SendWindow,
+    ) -> None:
+        """The second half: the message. No chunk may go before it."""
         self._send(
             m.StreamStart(
                 request_id=request_id,
@@ -267,7 +292,6 @@ class ServerProtocol:
                 timestamp=timestamp,
             )
         )
-        return window
 
     def resume_stream(
         self, asked: m.ResumeStream, stream_id: str, *, tail: int, epoch: str, state: StreamState
@@ -309,6 +333,10 @@ class ServerProtocol:
     def full(self) -> bool:
         """Whether as many running streams are followed as may be."""
         return len(self._windows) >= self._settings.max_streams
+
+    def follows(self, stream_id: str) -> bool:
+        """Whether the end of a stream is still to come here, in its place."""
+        return stream_id in self._windows
 
     def has_window(self, stream_id: str, window: SendWindow) -> bool:
         """Whether ``window`` is (still) the one of this stream."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from asyncio import Future
 from collections.abc import Awaitable, Callable
 
 from wsstream.chunklog import ChunkLog
@@ -20,13 +21,16 @@ class Sessions:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def begin(self, record: StreamRecord, asked: ChatRequested) -> Conversation:
+    def earlier(self, session_id: str) -> Future[list[StoredMessage]]:
+        """What was said up to now."""
+        return self._store.history(session_id)
+
+    def begin(self, record: StreamRecord, asked: ChatRequested, earlier: Future[list[StoredMessage]]) -> Conversation:
         """Note a request and the answer to come; gives what waits for the whole conversation, for the provider.
 
         A request with only a new message continues what is stored. One with a list of messages says itself what was
         said before; of those, the last is noted if it is the user's.
         """
-        earlier = self._store.history(record.session_id)  # asked for before the new messages are written
         new = ChatMessage("user", asked.message or "") if asked.messages is None else asked.messages[-1]
         if new.role == "user":
             self._store.save_message(
@@ -42,10 +46,10 @@ class Sessions:
 
         return conversation
 
-    def end(self, record: StreamRecord, log: ChunkLog, outcome: Outcome) -> None:
+    def end(self, record: StreamRecord, text: str, outcome: Outcome) -> None:
         """Note what an answer said in the end."""
         complete = outcome.state is StreamState.COMPLETE
-        self._store.save_message(answer_message(record, log.text(), complete=complete, outcome=outcome))
+        self._store.save_message(answer_message(record, text, complete=complete, outcome=outcome))
 
     async def history(
         self, session_id: str, running: Callable[[str], ChunkLog | None]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 class Shelf:
     """Names of things with their sizes. One timer waits for the next to become too old."""
 
-    __slots__ = ("_age", "_count", "_items", "_limit", "_loop", "_remove", "_timer", "size")
+    __slots__ = ("_age", "_count", "_due", "_items", "_limit", "_loop", "_remove", "_tidying", "_timer", "size")
 
     def __init__(self, age: float | None, count: int, limit: int, remove: Callable[[str], None]) -> None:
         """Keep things for ``age`` seconds, at most ``count`` of them and ``limit`` bytes; ``remove`` what does not fit.
@@ -25,6 +25,8 @@ class Shelf:
         self._loop = asyncio.get_running_loop()
         self._items: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._tidying = False
         self.size = 0
 
     def __len__(self) -> int:
@@ -35,7 +37,8 @@ class Shelf:
         self.drop(name)
         self._items[name] = (time.monotonic() - age, size)
         self.size += size
-        self._tidy()
+        if not self._tidying:
+            self._tidy()
 
     def touch(self, name: str) -> None:
         """It was used: as far as number and size go, it is the newest again."""
@@ -49,15 +52,21 @@ class Shelf:
             self.size -= item[1]
 
     def _tidy(self) -> None:
-        for _ in range(len(self._items)):
-            if not self._too_much():
-                break
-            name, (_, size) = self._items.popitem(last=False)
-            self.size -= size
-            self._remove(name)
-        self._arm()
+        self._tidying = True
+        try:
+            for _ in range(len(self._items)):
+                if not self._too_much():
+                    break
+                name, (_, size) = self._items.popitem(last=False)
+                self.size -= size
+                self._remove(name)
+        finally:
+            self._tidying = False
+            self._arm()
 
     def _too_much(self) -> bool:
+        if not self._items:
+            return False
         if len(self._items) > self._count or self.size > self._limit:
             return True
         return self._age is not None and self._oldest() + self._age <= time.monotonic()
@@ -68,11 +77,17 @@ class Shelf:
     def _arm(self) -> None:
         if self._age is None:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._items:
-            self._timer = self._loop.call_at(self._oldest() + self._age, self._tidy)
+        due = self._oldest() + self._age if self._items else None
+        if self._timer is not None and self._due == due and not self._timer.cancelled():
+            return
+        self.close()
+        if due is not None:
+            self._due = due
+            self._timer = self._loop.call_at(due, self._on_due)
+
+    def _on_due(self) -> None:
+        self._timer = None
+        self._tidy()
 
     def close(self) -> None:
         """Remove nothing any more."""

@@ -42,13 +42,16 @@ logger = logging.getLogger(__name__)
 TOMBSTONES = 10_000
 """Forgotten streams whose ids are remembered, to say "no longer kept" instead of "never was"."""
 
+PAUSE_LIMIT = 3600.0
+"""Seconds an answer may be paused: it holds a place among the running ones, and a connection to its provider."""
+
 STORE_FAILED = "The answer could not be stored"
 
 
 class Stream:
     """One answer."""
 
-    __slots__ = ("loading", "log", "orphan_timer", "policy", "producer", "record", "task")
+    __slots__ = ("_untold", "loading", "log", "orphan_timer", "policy", "producer", "record", "task")
 
     def __init__(self, record: StreamRecord, log: ChunkLog, policy: OrphanPolicy) -> None:
         self.record = record
@@ -58,6 +61,25 @@ class Stream:
         self.task: asyncio.Task[None] | None = None
         self.orphan_timer: asyncio.TimerHandle | None = None
         self.loading: Future[StoredLog | None] | None = None
+        self._untold: list[Callable[[], None]] | None = None
+
+    def begin(self, store: Store) -> None:
+        """Have a store begin the log."""
+        self._untold = []
+        store.create(self.record, self.on_stored)
+
+    def on_stored(self) -> None:
+        """The store has begun the log, or has failed to: now viewers can be told of it."""
+        untold, self._untold = self._untold or [], None
+        for tell in untold:
+            tell()
+
+    def when_stored(self, tell: Callable[[], None]) -> None:
+        """Call ``tell`` when a crash can no longer undo that this stream has begun; at once if that is so already."""
+        if self._untold is None:
+            tell()
+        else:
+            self._untold.append(tell)
 
     @property
     def stream_id(self) -> str:
@@ -112,12 +134,13 @@ class Streams:
         Raises:
             StoreError: the store cannot be used.
         """
-        for summary in await self._store.open(end_of_interrupted):
+        summaries = await self._store.open(end_of_interrupted)
+        for summary in sorted(summaries, key=lambda summary: summary.ended):
             record = summary.record
             overhead = ChunkWriter(record.stream_id).overhead
             log = ChunkLog.ended(record.stream_id, record.epoch, self._store, summary.outcome, overhead=overhead)
             self._enter(Stream(record, log, Continue()))
-            self._kept.put(record.stream_id, summary.size, age=time.time() - summary.ended)
+            self._kept.put(record.stream_id, summary.size, age=max(0.0, time.time() - summary.ended))
 
     # -- starting
 
@@ -137,8 +160,9 @@ class Streams:
         _check_supported(config)
         policy = parse_policy(config.on_orphan, self._config)
         provider = self._provider(config.provider)
+        earlier = self._messages.earlier(session_id)  # before anything of this request: that is written as one
         stream = self._create(session_id, asked, config, policy)
-        conversation = self._messages.begin(stream.record, asked)
+        conversation = self._messages.begin(stream.record, asked, earlier)
 
         async def prepare() -> ChatRequest:
             return ChatRequest(
@@ -176,9 +200,10 @@ class Streams:
             high=self._config.high_water,
             low=self._config.low_water,
             on_deserted=lambda: self._on_deserted(stream),
+            on_ending=lambda outcome: self._messages.end(record, log.whole_text(), outcome),
         )
         stream = Stream(record, log, policy)
-        self._store.create(record)
+        stream.begin(self._store)
         self._enter(stream)
         return stream
 
@@ -232,6 +257,10 @@ class Streams:
         stored = loaded.result()
         if stored is not None:
             stream.log.fill(stored.bodies, stored.kinds)
+            self._loop.call_soon(self._keep_in_memory, stream)  # not before those who waited for it have attached
+
+    def _keep_in_memory(self, stream: Stream) -> None:
+        if stream.stream_id in self._streams:
             self._in_memory.put(stream.stream_id, stream.log.weight)
 
     def _unload(self, stream_id: str) -> None:
@@ -255,7 +284,11 @@ class Streams:
 
     async def history(self, session_id: str) -> tuple[list[HistoryMessage], str | None]:
         """The session's messages and its title."""
-        return await self._messages.history(session_id, self._running_log)
+        while True:
+            running = [stream.log for stream in self.of_session(session_id) if stream.log.outcome is None]
+            found = await self._messages.history(session_id, self._running_log)
+            if all(log.outcome is None for log in running):
+                return found  # else an answer has ended in between, and was read too early to have its text
 
     def _running_log(self, stream_id: str) -> ChunkLog | None:
         stream = self._streams.get(stream_id)
@@ -270,7 +303,8 @@ class Streams:
         self._messages.delete(session_id)
         for stream in self.of_session(session_id):
             if stream.producer is not None:
-                stream.producer.cancel()
+                stream.log.on_ending = None
+                self.cancel(stream)
                 stream.log.when_finished(self._discard_soon)
             else:
                 self._discard(stream.stream_id)
@@ -310,6 +344,7 @@ class Streams:
             stream.log.stop_after(policy.chunks, lambda: self._stop_orphan(stream))
         elif isinstance(policy, Pause):
             stream.log.pause()
+            stream.orphan_timer = self._loop.call_later(PAUSE_LIMIT, self._stop_orphan, stream)
 
     def _stop_orphan(self, stream: Stream) -> None:
         stream.orphan_timer = None
@@ -331,7 +366,6 @@ class Streams:
 
     def _on_finished(self, stream: Stream, log: ChunkLog) -> None:
         if log.outcome is not None and stream.stream_id in self._streams:
-            self._messages.end(stream.record, log, log.outcome)
             self._kept.put(stream.stream_id, log.weight)
             self._in_memory.put(stream.stream_id, log.weight)
 
@@ -355,6 +389,7 @@ class Streams:
             stream = self._streams.get(stream_id)
             if stream is None:
                 continue
+            stream.on_stored()
             stream.log.on_store_failed(_lost)
             if stream.producer is not None:
                 stream.producer.cancel(InternalFailure(STORE_FAILED))

@@ -16,12 +16,11 @@ const address = new URL("/ws", location.href);
 address.protocol = address.protocol.replace("http", "ws");
 const client = new StreamClient(address.href, { sessionId: sessionStorage.getItem(SESSION_KEY) ?? undefined, maxTries: 10 });
 
-/** @type {{role: string, content: string}[]} */
-const turns = [];
 const dirty = new Set();
 /** @type {Answer[]} */
 const answers = [];
 let frozen = false;
+let restored = false;
 let frame = 0;
 let timer = 0;
 
@@ -47,7 +46,6 @@ class Answer {
     this.message = addMessage("assistant", "");
     this.message.ariaBusy = "true";
     this.words = this.message.querySelector(".body").firstChild;
-    this.turn = { role: "assistant", content: "" };
     stream.addEventListener("change", () => redraw(this));
     stream.addEventListener("rewind", () => { this.stale = true; });
     stream.addEventListener("status", ({ detail }) => this.note(detail.message.message));
@@ -81,8 +79,6 @@ class Answer {
   }
 
   end() {
-    this.turn.content = this.stream.text;
-    if (this.turn.content) turns.push(this.turn);
     this.message.ariaBusy = "false";
     redraw(this);
     refresh();
@@ -127,13 +123,37 @@ function show(stream) {
   refresh();
 }
 
+/** After a reload: what was said, and the answer that still runs from where the history ends. */
+function restore({ messages, title }) {
+  entitle(title);
+  if (restored || answers.length) return;
+  restored = true;
+  for (const { role, content, is_complete, stream_id, last_chunk_id } of messages) {
+    const text = typeof content === "string" ? content : content.map((part) => part.text ?? "").join("");
+    if (last_chunk_id !== undefined) show(client.follow(stream_id, { lastChunkId: last_chunk_id, text }));
+    else addMessage(role, text).querySelector(".note").textContent = is_complete ? "" : "not complete";
+  }
+  $("messages").scrollTop = $("messages").scrollHeight;
+}
+
+function entitle(title) {
+  document.title = title ? `${title} – wsstream` : "wsstream";
+}
+
+/** Another tab has renamed or deleted the conversation. */
+function change({ title, deleted }) {
+  if (!deleted) return entitle(title);
+  entitle();
+  for (const message of document.querySelectorAll("#messages .message")) message.remove();
+  $("empty").hidden = false;
+}
+
 function send() {
   const content = $("prompt").value.trim();
   if (!content) return;
   $("prompt").value = "";
-  turns.push({ role: "user", content });
   addMessage("user", content);
-  show(client.chat([...turns], { model: $("model").value.trim() || "demo" }));
+  show(client.chat(content, { model: $("model").value.trim() || "demo" }));
 }
 
 const latest = () => answers.at(-1)?.stream;
@@ -201,8 +221,9 @@ document.addEventListener("visibilitychange", () => { if (document.hidden) drawA
 
 client.addEventListener("state", showConnection);
 client.addEventListener("session", ({ detail }) => sessionStorage.setItem(SESSION_KEY, detail.sessionId));
-// Only after a reload are there streams this page does not know; later ones belong to another tab.
-client.addEventListener("session", ({ detail }) => detail.active.forEach(({ stream_id }) => show(client.follow(stream_id))), { once: true });
+client.addEventListener("session", () => { if (!restored) client.askHistory(); });
+client.addEventListener("history", ({ detail }) => restore(detail.message));
+client.addEventListener("session_changed", ({ detail }) => change(detail.message));
 client.addEventListener("error", ({ detail }) => addMessage("notice", detail.message.message));
 setInterval(() => {
   $("rate").textContent = Math.round(chunksPerSecond());

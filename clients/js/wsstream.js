@@ -40,12 +40,19 @@ export class StreamRecord {
   /** @type {Outcome|null} */
   outcome = null;
 
-  /** @param {{requestId?: string, streamId?: string, messages?: object[], config?: object}} fields */
-  constructor({ requestId, streamId, messages, config }) {
-    Object.assign(this, { requestId, streamId, messages, config });
+  /** @param {{requestId?: string, streamId?: string, message?: string, messages?: object[], config?: object}} fields */
+  constructor({ requestId, streamId, message, messages, config }) {
+    Object.assign(this, { requestId, streamId, message, messages, config });
   }
 
   get inFlight() { return this.received - this.acked; }
+
+  /** What its reader has already, for example from the session's history: it goes on behind that. */
+  begin(lastChunkId, text) {
+    if (!lastChunkId) return;
+    this.append(1, lastChunkId, "text", text);
+    this.rendered = this.acked = lastChunkId;
+  }
 
   append(first, last, kind, content) {
     if (kind === "text") this.text += content;
@@ -142,15 +149,19 @@ export class Session {
     return stream;
   }
 
-  /** Follows a stream that somebody else started, for example this page before it was reloaded. */
-  follow(streamId) {
+  /** Follows a stream that somebody else started, for example this page before it was reloaded. What was missed comes at once. */
+  follow(streamId, { lastChunkId = 0, text = "" } = {}) {
     const stream = new StreamRecord({ streamId });
-    stream.sent = stream.started = true;
+    stream.sent = stream.started = stream.snapshot = true;
+    stream.begin(lastChunkId, text);
     this.streams.add(stream);
     this.#byId.set(streamId, stream);
     this.#attach(stream);
     return stream;
   }
+
+  /** Asks for the session's messages; they come as the event `history`, unless the connection is lost before. */
+  askHistory() { if (this.state === "connected") this.#send({ type: "get_history" }); }
 
   cancel(stream) {
     if (stream.outcome) return;
@@ -178,6 +189,8 @@ export class Session {
       case "heartbeat": return this.#send({ type: "heartbeat_ack", timestamp: message.timestamp });
       case "heartbeat_ack": this.#tries = 0; return;
       case "going_away": this.#retryIn = message.reconnect_after_ms ?? null; return this.#emit("going_away", { message });
+      case "history":
+      case "session_changed": return this.#emit(message.type, { message });
       case "error": return this.#error(message, now);
     }
     const stream = this.#find(message);
@@ -225,17 +238,18 @@ export class Session {
   }
 
   #sendRequest(stream) {
-    const { requestId: request_id, messages, config } = stream;
+    const { requestId: request_id, message, messages, config } = stream;
     stream.link = "asked";
     stream.sent = true;
-    this.#send({ type: "chat_request", request_id, session_id: this.sessionId, messages, config });
+    this.#send({ type: "chat_request", request_id, session_id: this.sessionId, message, messages, config });
   }
 
   #sendResume(stream) {
     stream.link = "asked";
     stream.acked = stream.received;
     stream.resumes += 1;
-    this.#send({ type: "resume_stream", stream_id: stream.streamId, last_chunk_id: stream.received, epoch: stream.epoch });
+    const { streamId: stream_id, received: last_chunk_id, epoch, snapshot } = stream;
+    this.#send({ type: "resume_stream", stream_id, last_chunk_id, epoch, snapshot });
   }
 
   #sendCancel(stream) {
@@ -425,7 +439,7 @@ export class ChatStream extends EventTarget {
   }
 }
 
-/** Events: `state`, `session` (detail.active: streams to follow), `error`, `going_away`. */
+/** Events: `state`, `session` (detail.active: streams to follow), `history`, `session_changed`, `error`, `going_away`. */
 export class StreamClient extends EventTarget {
   #views = new Map();
   #socket = null;
@@ -446,13 +460,23 @@ export class StreamClient extends EventTarget {
   /** Loses the connection on purpose. The client comes back by itself and resumes. */
   drop() { if (this.#socket) this.#lose(4000, 4000); }
 
-  /** @returns {ChatStream} */
-  chat(messages, config = {}) {
-    return this.#view((session) => session.request({ requestId: newId(), messages, config }));
+  /**
+   * @param {string|object[]} prompt the next message of the session's conversation, or all messages of one
+   * @returns {ChatStream}
+   */
+  chat(prompt, config = {}) {
+    const asked = typeof prompt === "string" ? { message: prompt } : { messages: prompt };
+    return this.#view((session) => session.request({ requestId: newId(), ...asked, config }));
   }
 
-  /** @returns {ChatStream} */
-  follow(streamId) { return this.#view((session) => session.follow(streamId)); }
+  /**
+   * @param {{lastChunkId?: number, text?: string}} [from] what the page has of it already
+   * @returns {ChatStream}
+   */
+  follow(streamId, from) { return this.#view((session) => session.follow(streamId, from)); }
+
+  /** Has the session's messages come as the event `history`. */
+  askHistory() { this.#run((session) => session.askHistory()); }
 
   #view(start) {
     return this.#run((session, now) => {

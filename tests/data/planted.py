@@ -5,15 +5,17 @@ The crash harness (tests/crash.py) has to notice every mistake.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from wsstream import cli
 from wsstream.chunklog import ChunkLog
+from wsstream.sessions import Sessions
 from wsstream.stores import database
 from wsstream.stores.database import Cancelled, Database, Finish
-from wsstream.streams import Streams
+from wsstream.streams import Stream, Streams
 
 PLANTED: dict[str, Callable[[], None]] = {}
 
@@ -28,9 +30,10 @@ def plant(function: Callable[[], None]) -> Callable[[], None]:
 
 
 @plant
-def small_checkpoints() -> None:
-    """The WAL goes into the file all the time, so that kills hit that too."""
+def small_files() -> None:
+    """The WAL goes into the file, and the journal is compacted, all the time, so that kills hit that too."""
     database.PAGES_PER_CHECKPOINT = 12
+    database.COMPACT_BYTES = 8192
 
 
 # -- mistakes
@@ -54,7 +57,7 @@ def last_row_dropped() -> None:
     recover = Database.recover
 
     def recover_less(self: Database, end: Any) -> None:
-        self._db.execute("DELETE FROM journal WHERE number = (SELECT max(number) FROM journal)")
+        self._connection().execute("DELETE FROM journal WHERE number = (SELECT max(number) FROM journal)")
         recover(self, end)
 
     Database.recover = recover_less  # type: ignore[method-assign]
@@ -74,32 +77,65 @@ def requests_forgotten() -> None:
 
 @plant
 def cancels_not_kept() -> None:
-    """A cancel is not written down, and the end that it made neither."""
+    """Neither a cancel nor the end that it made is written down."""
     write = Database._write
 
-    def write_less(self: Database, operations: Any) -> None:
-        cancelled = {operation.number for operation in operations if isinstance(operation, Cancelled)}
-        kept = [
-            operation
-            for operation in operations
-            if not isinstance(operation, Cancelled)
-            and not (isinstance(operation, Finish) and (operation.outcome.receipt or operation.number in cancelled))
-        ]
-        write(self, kept)
+    def write_less(self: Database, db: Any, operations: Any, needed: Any) -> int:
+        return write(self, db, [operation for operation in operations if not _is_cancel(operation)], needed)
 
     Database._write = write_less  # type: ignore[method-assign]
 
 
+def _is_cancel(operation: Any) -> bool:
+    return isinstance(operation, Cancelled) or (isinstance(operation, Finish) and operation.outcome.receipt is not None)
+
+
 @plant
-def ends_not_written() -> None:
-    """Recovery ends streams in memory only: the next restart ends them anew, with another record."""
-    finish = Database._finish
+def ends_not_kept() -> None:
+    """Every start ends everything anew."""
+    recover = Database.recover
 
-    def finish_with_noise(self: Database, operation: Finish) -> None:
-        finish(self, operation)
-        self._db.execute("UPDATE streams SET outcome = NULL WHERE number = ?", (operation.number,))
+    def recover_all(self: Database, end: Any) -> None:
+        self._connection().execute("UPDATE streams SET ending = NULL")
+        recover(self, end)
 
-    Database._finish = finish_with_noise  # type: ignore[method-assign]
+    Database.recover = recover_all  # type: ignore[method-assign]
+
+
+# -- mistakes that this code really had
+
+
+@plant
+def starts_shown_before_commit() -> None:
+    """A client is told of a stream that a crash can still undo."""
+
+    def begin(self: Stream, store: Any) -> None:
+        store.create(self.record, lambda: None)
+
+    Stream.begin = begin  # type: ignore[method-assign]
+
+
+@plant
+def messages_written_late() -> None:
+    """What an answer said goes to its session only after its end was committed."""
+    end = Sessions.end
+
+    def end_late(self: Sessions, *arguments: Any) -> None:
+        asyncio.get_running_loop().call_later(0.005, end, self, *arguments)
+
+    Sessions.end = end_late  # type: ignore[method-assign]
+
+
+@plant
+def requests_written_in_parts() -> None:
+    """A stream is committed before the messages that belong to it."""
+    begin = Sessions.begin
+
+    def begin_late(self: Sessions, *arguments: Any) -> Any:
+        self._store.history("")
+        return begin(self, *arguments)
+
+    Sessions.begin = begin_late  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

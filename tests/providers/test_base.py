@@ -61,7 +61,8 @@ def test_the_table_imports_nothing_by_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "nothing", "demo2", "no.such.module:thing", "json:no_such_thing", "json:", ":x", "json:dumps", "os:sep"]
+    "name",
+    ["", "nothing", "demo2", "no.such.module:thing", "json:no_such_thing", "json:", ":x", "json:dumps", "os:sep"],
 )
 def test_what_cannot_be_found_is_refused(name: str) -> None:
     """A wrong name is a ConfigError that says what was asked for."""

@@ -57,9 +57,10 @@ async def test_a_model_that_cannot_be_read(spec: str) -> None:
 def test_no_model_breaks_the_provider(spec: str) -> None:
     """Whatever a client writes as a model, it is read or refused."""
     try:
-        assert isinstance(parse_model(spec), DemoModel)
-    except ProviderError as error:
-        assert len(str(error)) < 500
+        said = str(parse_model(spec))
+    except ProviderError as refusal:
+        said = str(refusal)
+    assert len(said) < 500
 
 
 @pytest.mark.parametrize("model", ["gpt-5", "Demo", "demo2", " demo", "demos:rate=5"])

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import ssl
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
@@ -116,7 +117,9 @@ async def test_the_request_as_it_is_sent() -> None:
 # -- connections
 
 
-@pytest.mark.parametrize("parts", [[CHUNKED + chunked(b"a") + LAST], [CHUNKED, chunked(b"a"), 0.01, LAST], [whole(b"a")]])
+@pytest.mark.parametrize(
+    "parts", [[CHUNKED + chunked(b"a") + LAST], [CHUNKED, chunked(b"a"), 0.01, LAST], [whole(b"a")]]
+)
 async def test_connections_are_kept(parts: list[bytes | float]) -> None:
     """One connection serves requests that follow each other."""
     async with talking([REQUEST, *parts] * 3 + [HOLD]) as (upstream, client):
@@ -352,7 +355,7 @@ async def test_without_a_reader_the_upstream_waits() -> None:
     size = 64 * 1024 * 1024
     piece = b"x" * 65536
     script: Script = [REQUEST, head(Content_Length=str(size)), *[piece] * (size // len(piece)), HOLD]
-    async with talking(script) as (upstream, client), client.stream("POST", upstream.url) as response:
+    async with talking(script) as (upstream, client), client.stream("POST", upstream.url):
         seen = upstream.seen[0]
         await asyncio.sleep(0.2)
         held = seen.written
@@ -390,10 +393,10 @@ async def test_a_reader_that_fails_is_told() -> None:
     def take(data: bytes) -> bool:
         raise KeyError("mine")
 
-    async with talking([REQUEST, whole(b"a"), HOLD]) as (upstream, client):
-        async with client.stream("POST", upstream.url) as response:
-            with pytest.raises(KeyError, match="mine"):
-                await pump(response, take)
+    script: Script = [REQUEST, whole(b"a"), HOLD]
+    async with talking(script) as (upstream, client), client.stream("POST", upstream.url) as response:
+        with pytest.raises(KeyError, match="mine"):
+            await pump(response, take)
 
 
 # -- ends
@@ -435,19 +438,29 @@ async def test_finish_has_little_patience() -> None:
 
 async def test_finish_minds_no_broken_end() -> None:
     """An answer that was read enough of may end as it likes."""
-    async with talking([REQUEST, CHUNKED + chunked(b"a"), 0.02, RESET]) as (upstream, client):
-        async with client.stream("POST", upstream.url) as response:
-            assert await pump(response, lambda data: False)
-            await finish(response, 1)
+    script: Script = [REQUEST, CHUNKED + chunked(b"a"), 0.02, RESET]
+    async with talking(script) as (upstream, client), client.stream("POST", upstream.url) as response:
+        assert await pump(response, lambda data: False)
+        await finish(response, 1)
 
 
-async def test_nothing_is_left_in_memory() -> None:
-    """A connection that is gone is not held by a cycle for the collector to find."""
+async def test_nothing_is_left_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is gone is not held by anything."""
+    made: weakref.WeakSet[http._Connection] = weakref.WeakSet()
+    connection_made = http._Connection.connection_made
+
+    def note(self: http._Connection, transport: asyncio.BaseTransport) -> None:
+        made.add(self)
+        connection_made(self, transport)
+
+    monkeypatch.setattr(http._Connection, "connection_made", note)
     async with talking([REQUEST, whole(b"a", Connection="close"), HOLD]) as (upstream, client):
         await fetch(client, upstream)
-        await asyncio.sleep(0.02)
+        assert len(made) == 1
+        await upstream.seen[0].closed.wait()
+        await asyncio.sleep(0.01)
         gc.collect()
-        assert [each for each in gc.get_objects() if isinstance(each, http._Connection)] == []
+        assert len(made) == 0
 
 
 # -- through a proxy
@@ -469,12 +482,15 @@ async def test_a_proxy_is_left_to_the_sdk(monkeypatch: pytest.MonkeyPatch) -> No
             pieces.append(data)
             return False
 
-        async with asyncio.timeout(PATIENCE), http_client("http://model.invalid/v1") as client:
-            async with client.stream("POST", "http://model.invalid/v1") as response:
-                while await pump(response, take):
-                    pass
-                assert not await pump(response, take)
-                await finish(response, 0.05)
+        async with (
+            asyncio.timeout(PATIENCE),
+            http_client("http://model.invalid/v1") as client,
+            client.stream("POST", "http://model.invalid/v1") as response,
+        ):
+            while await pump(response, take):
+                pass
+            assert not await pump(response, take)
+            await finish(response, 0.05)
         assert b"".join(pieces) == b"hello"
         assert upstream.seen[0].requests[0].startswith(b"POST http://model.invalid/v1 HTTP/1.1\r\n")
 

@@ -28,6 +28,7 @@ from wsstream.errors import (
     Interrupted,
     ProviderError,
     ProviderRateLimited,
+    ProviderTimeout,
     StreamFailure,
 )
 from wsstream.producer import Limits, Producer
@@ -192,7 +193,14 @@ async def test_one_connection_for_many_answers() -> None:
 
 async def test_three_hundred_at_once() -> None:
     """There is no limit on answers under way."""
-    script: Script = [REQUEST, CHUNKED, chunked(chunk("a")), 0.5, chunked(chunk("b"), chunk(finish="stop"), done()), LAST]
+    script: Script = [
+        REQUEST,
+        CHUNKED,
+        chunked(chunk("a")),
+        0.5,
+        chunked(chunk("b"), chunk(finish="stop"), done()),
+        LAST,
+    ]
     async with asking(script) as (upstream, provider):
         sinks = [ListSink() for _ in range(300)]
         await asyncio.gather(*(provider.answer(ask(), sink) for sink in sinks))
@@ -322,7 +330,9 @@ async def test_fields_nobody_knows_are_ignored() -> None:
             event({"choices": []}),
             event({"choices": [{}]}),
             event({"choices": [{"delta": None, "finish_reason": None}], "usage": None, "error": None}),
-            event({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"completion_tokens": 1, "cost": 0.1}}),
+            event(
+                {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"completion_tokens": 1, "cost": 0.1}}
+            ),
             done(),
         )
     )
@@ -418,7 +428,10 @@ async def test_answers_that_meet_an_older_server_together() -> None:
 
 async def test_another_refusal_is_not_tried_again() -> None:
     """A refusal that has nothing to do with stream_options costs one request only."""
-    async with asking([REQUEST, failure("400 Bad Request", {"error": {"message": "no"}}), HOLD]) as (upstream, provider):
+    async with asking([REQUEST, failure("400 Bad Request", {"error": {"message": "no"}}), HOLD]) as (
+        upstream,
+        provider,
+    ):
         with pytest.raises(ProviderError):
             await provider.answer(ask(), ListSink())
         assert len(upstream.seen) == 1
@@ -433,6 +446,21 @@ async def test_nobody_listens() -> None:
     with pytest.raises(ProviderError) as raised:
         await provider.answer(ask(), ListSink())
     assert (raised.value.recoverable, raised.value.error_type) == (True, ErrorType.PROVIDER_ERROR)
+    await provider.close()
+
+
+async def test_an_upstream_out_of_reach() -> None:
+    """A connection that cannot be made in time is a provider_timeout."""
+    provider = OpenAIProvider("k", "http://127.0.0.1:9/v1")
+    provider._client = provider._client.with_options(max_retries=0, timeout=0.05)
+
+    async def never(*_: object, **__: object) -> None:
+        await asyncio.sleep(1000)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(asyncio.get_running_loop()), "create_connection", never)
+        with pytest.raises(ProviderTimeout):
+            await provider.answer(ask(), ListSink())
     await provider.close()
 
 
@@ -473,7 +501,7 @@ async def _cancel_in_the_middle() -> None:
         log = ChunkLog("s", "e", MemoryStore())
         producer = Producer(provider, ask(), log, Limits(5, 5, 1000, 1 << 20))
         task = producer.start()
-        while len(log) < 20:
+        while len(log) < 20:  # noqa: ASYNC110 - a log has no event, and needs none
             await asyncio.sleep(0.001)
         count = len(log)
         cancelled = time.monotonic()
@@ -518,7 +546,7 @@ async def test_a_cancel_without_room() -> None:
     async with asking(script) as (upstream, provider):
         sink = ListSink(room=1)
         task = asyncio.create_task(provider.answer(ask(), sink))
-        while not sink.waits:
+        while not sink.waits:  # noqa: ASYNC110 - nor has the sink
             await asyncio.sleep(0.005)
         await asyncio.sleep(0.02)
         cancelled = time.monotonic()

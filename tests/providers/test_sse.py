@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -60,7 +62,7 @@ def parsed(*pieces: bytes) -> list[bytes]:
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     """``data`` in pieces."""
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(edges)]
 
 
 STREAMS = st.lists(
@@ -99,7 +101,18 @@ def test_it_agrees_on_any_bytes(data: bytes, places: list[int]) -> None:
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_every_split_point(end: bytes) -> None:
     """A stream cut at any one place, or into single bytes, is the same stream."""
-    lines = [b": hello", b"data: one", b"", b"event: x", b"data: two", b"data: lines", b"", b"", b"data:\xf0\x9f\x91\x8b", b""]
+    lines = [
+        b": hello",
+        b"data: one",
+        b"",
+        b"event: x",
+        b"data: two",
+        b"data: lines",
+        b"",
+        b"",
+        b"data:\xf0\x9f\x91\x8b",
+        b"",
+    ]
     data = BOM + b"".join(line + end for line in lines)
     expected = [b"one", b"two\nlines", "👋".encode()]
     assert reference(data) == expected
@@ -142,9 +155,13 @@ def test_an_event_beyond_the_limit_is_refused(lines: bytes, monkeypatch: pytest.
     """An event that never ends does not fill the memory: beyond the limit the answer is broken off."""
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 10_000)
     parser = SseParser()
-    with pytest.raises(ProviderError):
+
+    def feed() -> None:
         for _ in range(1000):
             assert parser.feed(b"data: " + b"x" * 100 + lines) == []
+
+    with pytest.raises(ProviderError):
+        feed()
     assert len(parser._rest) < 20_000
 
 

@@ -77,12 +77,15 @@ its log. The message is what its session keeps of it.
 class Store(Protocol):
     """Keeps logs and sessions.
 
-    Writes are done in the order in which they are asked for. Those of a log are acknowledged by their ``committed``
-    callback, in order; only then may a viewer see what was written (written before sent). A store that keeps nothing
-    beyond the process may call it at once. All callbacks run on the event loop.
+    Writes are done in the order in which they are asked for; what is asked for in one turn of the event loop, without
+    a question in between, is done together or not at all, whatever happens to the process. Those of a log are
+    acknowledged by their ``committed`` callback, in order; only then may a viewer see what was written (written before
+    sent). A store that keeps nothing beyond the process may call it at once. All callbacks run on the event loop. A
+    question sees what was written before it, and nothing that is written later.
 
     A write that fails is never acknowledged. The store says so once, to `on_failure`, for all streams that it concerns;
-    what was acknowledged before stays.
+    what was acknowledged before stays. From then on chunks of such a stream are ignored; its end is still taken, if the
+    store has the stream at all.
     """
 
     durable: bool
@@ -98,8 +101,8 @@ class Store(Protocol):
             StoreError: the store cannot be used.
         """
 
-    def create(self, record: StreamRecord) -> None:
-        """Begin a log."""
+    def create(self, record: StreamRecord, committed: Callable[[], None]) -> None:
+        """Begin a log. Before it is committed, nobody is told of the stream: no id is given that a crash takes back."""
 
     def append(
         self, stream_id: str, first: int, bodies: Sequence[bytes], kinds: bytes, committed: Callable[[int], None]
@@ -128,7 +131,7 @@ class Store(Protocol):
         """Forget a log. Unknown ids are fine."""
 
     def save_message(self, message: StoredMessage) -> None:
-        """Add a message to its session; that of a stream replaces an earlier one of the same stream."""
+        """Add a message to its session; that of a stream that has begun replaces an earlier one of its."""
 
     def history(self, session_id: str) -> Future[list[StoredMessage]]:
         """A session's messages, oldest first."""

@@ -2,10 +2,12 @@
 
 Layout. What running answers append goes to the *journal*: one packed row for every group commit, whatever number
 of streams it holds, so that a commit touches the end of one table and nothing else. When an answer ends, its whole log
-becomes one row of *logs*, and journal rows that no running answer needs are deleted. (A row per chunk in a table ordered
+becomes one row of *logs*, and journal rows that no running answer needs are deleted. Answers that take very long are
+gathered now and then into one row, so that they do not hold on to everybody else's. (A row per chunk in a table ordered
 by stream stalls for up to 97 ms at checkpoints: docs/benchmarks.md, "Stores".)
 
-Every packed row carries a CRC-32 of its content: a flipped bit is found when it is read, not shown to anybody.
+Every packed row carries a CRC-32 of its content and number: a flipped bit is found when it is read, not shown to
+anybody.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import apsw
@@ -29,6 +32,11 @@ logger = logging.getLogger(__name__)
 VERSION = 1
 PAGES_PER_CHECKPOINT = 2000
 BUSY_TIMEOUT_MS = 1000
+WAL_BYTES = 16 * 1024 * 1024
+"""What is left of a WAL that one large answer has made larger."""
+COMPACT_BYTES = 16 * 1024 * 1024
+"""The size from which the journal is looked through for answers that take long."""
+APPLICATION_ID = 0x77737374
 Durability = Literal["process", "power"]
 
 _SCHEMA = """
@@ -37,9 +45,7 @@ CREATE TABLE streams (
     stream_id TEXT NOT NULL UNIQUE,
     record BLOB NOT NULL,
     cancelled INTEGER NOT NULL DEFAULT 0,
-    outcome BLOB,
-    ended REAL,
-    size INTEGER NOT NULL DEFAULT 0
+    ending BLOB
 );
 CREATE TABLE journal (number INTEGER PRIMARY KEY, entries BLOB NOT NULL);
 CREATE TABLE logs (number INTEGER PRIMARY KEY, chunks BLOB NOT NULL);
@@ -53,6 +59,8 @@ CREATE TABLE messages (
 CREATE INDEX messages_by_session ON messages (session_id, number);
 CREATE INDEX messages_by_stream ON messages (stream_id) WHERE stream_id IS NOT NULL;
 """
+
+_TABLES = {"streams", "journal", "logs", "sessions", "messages"}
 
 # From version n to n + 1: the statements that take an older file there.
 _MIGRATIONS: dict[int, str] = {}
@@ -117,16 +125,22 @@ class DeleteSession(msgspec.Struct, frozen=True):
 
 Operation = Create | Append | Cancelled | Finish | Delete | SaveMessage | Rename | DeleteSession
 
+_Logs = dict[int, tuple[bytearray, list[bytes]]]
+
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_entries = msgspec.msgpack.Decoder(list[Append]).decode
 _unpack_log = msgspec.msgpack.Decoder(tuple[bytes, list[bytes]]).decode
 _unpack_record = msgspec.msgpack.Decoder(StreamRecord).decode
-_unpack_outcome = msgspec.msgpack.Decoder(Outcome).decode
+_unpack_ending = msgspec.msgpack.Decoder(tuple[Outcome, float, int]).decode
 _unpack_message = msgspec.msgpack.Decoder(StoredMessage).decode
 
 
 class Database:
-    """One open file. Exactly one connection reads, writes and checkpoints it, under an exclusive lock."""
+    """One open file. Exactly one connection reads, writes and checkpoints it, under an exclusive lock.
+
+    After any failed write the connection is given up and opened anew before the next: what SQLite and the kernel hold
+    in memory then need not be what is on the disk, and a second try to sync would succeed without doing anything.
+    """
 
     def __init__(self, path: str, durability: Durability = "process", vfs: str | None = None) -> None:
         """Open or make the file.
@@ -137,91 +151,123 @@ class Database:
             StoreError: it cannot be opened.
         """
         self.path = path
-        self._first_needed: dict[int, int] = {}
-        self._journal = 0
+        self.trouble: str | None = None
+        """What keeps the file from being tidied up; nothing that was committed is concerned."""
+        self._durability = durability
+        self._vfs = vfs
+        self._db: apsw.Connection | None = None
+        self._doubtful = False
+        self._row = 0
+        self._rows: deque[tuple[int, int]] = deque()
+        self._needed: dict[int, int] = {}
+        self._size = 0
+        self._compact_at = COMPACT_BYTES
         self._wal_pages = 0
-        with translated():
+        with translated(path, opening=True):
             if vfs is None:
                 _make_private(path)
-            self._db = apsw.Connection(path, vfs=vfs)
-            try:
-                self._prepare(durability)
-            except BaseException:
-                self._db.close()
-                raise
+            self._connection()
 
-    def _prepare(self, durability: Durability) -> None:
-        db = self._db
+    def _connection(self) -> apsw.Connection:
+        """The connection; opened (again) where it must be."""
+        if self._db is None:
+            db = apsw.Connection(self.path, vfs=self._vfs)
+            try:
+                self._prepare(db)
+                self._verify(db)
+            except BaseException:
+                _abandon(db)
+                raise
+            self._db = db
+        return self._db
+
+    def _prepare(self, db: apsw.Connection) -> None:
         db.set_busy_timeout(BUSY_TIMEOUT_MS)
         # Exclusive before WAL: then the index of the WAL is in our own memory, and no other process can write.
-        for pragma in (
-            "locking_mode = EXCLUSIVE",
-            "journal_mode = WAL",
-            f"synchronous = {'FULL' if durability == 'power' else 'NORMAL'}",
-            "wal_autocheckpoint = 0",
-            "mmap_size = 0",
-            "trusted_schema = OFF",
-            "cell_size_check = ON",
+        for name, value in (
+            ("locking_mode", "EXCLUSIVE"),
+            ("journal_mode", "WAL"),
+            ("synchronous", "FULL" if self._durability == "power" else "NORMAL"),
+            ("wal_autocheckpoint", 0),
+            ("journal_size_limit", WAL_BYTES),
+            ("mmap_size", 0),
+            ("trusted_schema", "OFF"),
+            ("cell_size_check", "ON"),
         ):
-            db.pragma(*pragma.split(" = "))
+            db.pragma(name, value)
         db.set_wal_hook(self._on_wal)
         with db:
-            self._migrate()
+            _migrate(db, self.path)
 
-    def _migrate(self) -> None:
-        db = self._db
-        version = db.pragma("user_version")
-        if version == 0:
-            db.execute(_SCHEMA)
-        elif version > VERSION:
-            raise StoreError(
-                f"{self.path} was written by a newer wsstream (schema {version}, this one knows {VERSION})"
-            )
-        for old in range(version or VERSION, VERSION):
-            db.execute(_MIGRATIONS[old])
-        db.pragma("user_version", VERSION)
+    def _verify(self, db: apsw.Connection) -> None:
+        """See that a disk that failed still has what it had confirmed."""
+        if self._rows:
+            newest = self._rows[-1][0]
+            if not db.execute("SELECT 1 FROM journal WHERE number = ?", (newest,)).fetchall():
+                raise StoreError(f"{self.path}: the disk has lost what it had confirmed")
 
     def _on_wal(self, _db: Any, _name: str, pages: int) -> int:
         self._wal_pages = pages
         return apsw.SQLITE_OK
 
+    def _give_up(self) -> None:
+        """Use the connection no more."""
+        db, self._db = self._db, None
+        self._doubtful = True
+        if db is not None:
+            _abandon(db)
+
     # -- after a start
 
     def recover(self, end: End) -> None:
-        """Give every stream that was running its end."""
-        with translated(), self._db:
-            logs = self._journalled()
-            rows = list(self._db.execute("SELECT number, record, cancelled FROM streams WHERE outcome IS NULL"))
-            for number, packed, cancelled in rows:
-                kinds, bodies = logs.get(number, (bytearray(), []))
-                record = _unpack_record(packed)
-                log = StoredLog(record, bodies, bytes(kinds), None)
-                outcome, message = end(record, bool(cancelled), log)
-                self._finish(Finish(number, outcome, time.time(), bytes(kinds), bodies))
-                if message is not None:
-                    self._save_message(message)
-            self._db.execute("DELETE FROM journal")
+        """Give every stream that was running its end.
 
-    def _journalled(self) -> dict[int, tuple[bytearray, list[bytes]]]:
-        logs: dict[int, tuple[bytearray, list[bytes]]] = {}
-        for (entries,) in self._db.execute("SELECT entries FROM journal ORDER BY number"):
-            for entry in _unpack_entries(_checked(entries)):
-                kinds, bodies = logs.setdefault(entry.number, (bytearray(), []))
-                if entry.first != len(bodies) + 1:
-                    raise StoreCorrupt(f"the journal has a gap in stream {entry.number} before chunk {entry.first}")
-                kinds += entry.kinds
-                bodies += entry.bodies
-        return logs
+        A row that cannot be read ends the logs that it was part of: what is left of each is a prefix.
+        """
+        with translated(self.path, opening=True):
+            db = self._connection()
+            logs = _journalled(db)
+            with db:
+                rows = list(db.execute("SELECT number, record, cancelled FROM streams WHERE ending IS NULL"))
+                for number, packed, cancelled in rows:
+                    self._recover_stream(db, number, packed, bool(cancelled), logs, end)
+                db.execute("DELETE FROM journal")
+
+    def _recover_stream(
+        self, db: apsw.Connection, number: int, packed: bytes, cancelled: bool, logs: _Logs, end: End
+    ) -> None:
+        try:
+            record = _unpack_record(_checked(packed, number))
+        except StoreCorrupt as error:
+            logger.error("%s: stream %d is lost: %s", self.path, number, error)
+            return
+        kinds, bodies = logs.get(number, (bytearray(), []))
+        outcome, message = end(record, cancelled, StoredLog(record, bodies, bytes(kinds), None))
+        _finish(db, Finish(number, outcome, time.time(), bytes(kinds), bodies))
+        if message is not None:
+            _renew_message(db, message)  # where it is gone, its session was deleted
 
     def summaries(self) -> list[StreamSummary]:
-        """All streams, oldest first."""
-        with translated():
-            rows = self._db.execute("SELECT number, record, outcome, ended, size FROM streams ORDER BY number")
-            return [
-                StreamSummary(number, _unpack_record(record), _unpack_outcome(outcome), ended, size)
-                for number, record, outcome, ended, size in rows
-                if outcome is not None
-            ]
+        """All streams that have ended and can be read, oldest first."""
+        found = []
+        with translated(self.path, opening=True):
+            query = "SELECT number, stream_id, record, ending FROM streams WHERE ending IS NOT NULL ORDER BY number"
+            for number, stream_id, packed, ending in self._connection().execute(query):
+                try:
+                    record = _unpack_record(_checked(packed, number))
+                    outcome, ended, size = _unpack_ending(_checked(ending, number))
+                    if record.stream_id != stream_id:
+                        raise StoreCorrupt("a stored row has another stream's id")
+                except StoreCorrupt as error:
+                    logger.error("%s: stream %d is lost: %s", self.path, number, error)
+                else:
+                    found.append(StreamSummary(number, record, outcome, ended, size))
+        return found
+
+    def highest_number(self) -> int:
+        """The highest number of a stream in use."""
+        with translated(self.path, opening=True):
+            return int(self._connection().execute("SELECT max(number) FROM streams").get or 0)
 
     # -- writing
 
@@ -231,82 +277,106 @@ class Database:
         Raises:
             StoreError: none was done.
         """
-        needed = dict(self._first_needed) if any(type(operation) is Finish for operation in operations) else None
-        with translated():
+        needed = dict(self._needed)
+        self._row += 1  # never used twice: a commit that failed may yet be found in the file
+        with translated(self.path):
+            db = self._connection()
             try:
-                with self._db:
-                    self._write(operations)
+                with db:
+                    if self._doubtful:
+                        db.pragma("user_version", VERSION)  # a write that shows whether the disk works again
+                    size = self._write(db, operations, needed)
             except BaseException:
-                self._first_needed = self._first_needed if needed is None else needed
+                self._give_up()
                 raise
-            if self._wal_pages >= PAGES_PER_CHECKPOINT:
-                self.checkpoint()
+        self._doubtful = False
+        self._needed = needed
+        if size:
+            self._account(self._row, size)
+        self._forget_rows()
+        self._tidy()
 
-    def _write(self, operations: Sequence[Operation]) -> None:
+    def _write(self, db: apsw.Connection, operations: Sequence[Operation], needed: dict[int, int]) -> int:
+        """Do ``operations``; the bytes that the journal grew by."""
+        over = {operation.number for operation in operations if isinstance(operation, Finish | Delete)}
         appends: list[Append] = []
-        ended = {operation.number for operation in operations if isinstance(operation, Finish)}
         for operation in operations:
             if type(operation) is Append:
-                if operation.number not in ended:
+                if operation.number not in over:
                     appends.append(operation)
             else:
-                _WRITERS[type(operation)](self, operation)
-        if appends:
-            self._journal += 1
-            for append in appends:
-                self._first_needed.setdefault(append.number, self._journal)
-            self._db.execute("INSERT INTO journal VALUES (?, ?)", (self._journal, _sealed(_pack(appends))))
+                _WRITERS[type(operation)](db, operation)
+        if over:
+            for number in over:
+                needed.pop(number, None)
+            self._trim(db, needed)
+        if not appends:
+            return 0
+        for append in appends:
+            needed.setdefault(append.number, self._row)
+        return _write_row(db, self._row, appends)
 
-    def _create(self, operation: Create) -> None:
-        self._db.execute(
-            "INSERT INTO streams (number, stream_id, record) VALUES (?, ?, ?)",
-            (operation.number, operation.record.stream_id, _pack(operation.record)),
-        )
+    # -- the journal: rows are needed from the first one of the oldest answer that is running
 
-    def _cancelled(self, operation: Cancelled) -> None:
-        self._db.execute("UPDATE streams SET cancelled = 1 WHERE number = ?", (operation.number,))
+    def _trim(self, db: apsw.Connection, needed: dict[int, int]) -> None:
+        oldest = min(needed.values(), default=self._row)
+        if self._rows and self._rows[0][0] < oldest:
+            db.execute("DELETE FROM journal WHERE number < ?", (oldest,))
 
-    def _finish(self, operation: Finish) -> None:
-        chunks = _sealed(_pack((operation.kinds, operation.bodies)))
-        self._db.execute("INSERT INTO logs VALUES (?, ?)", (operation.number, chunks))
-        self._db.execute(
-            "UPDATE streams SET outcome = ?, ended = ?, size = ? WHERE number = ?",
-            (_pack(operation.outcome), operation.ended, len(chunks), operation.number),
-        )
-        if self._first_needed.pop(operation.number, None) is not None:
-            oldest = min(self._first_needed.values(), default=self._journal + 1)
-            self._db.execute("DELETE FROM journal WHERE number < ?", (oldest,))
+    def _account(self, row: int, size: int) -> None:
+        self._rows.append((row, size))
+        self._size += size
 
-    def _delete(self, operation: Delete) -> None:
-        self._db.execute("DELETE FROM logs WHERE number = ?", (operation.number,))
-        self._db.execute("DELETE FROM streams WHERE number = ?", (operation.number,))
+    def _forget_rows(self) -> None:
+        rows = self._rows
+        if rows and rows[0][0] not in (oldest := min(self._needed.values(), default=self._row + 1),):
+            while rows and rows[0][0] < oldest:
+                self._size -= rows.popleft()[1]
 
-    def _save_message(self, message: StoredMessage) -> None:
-        packed = _pack(message)
-        if message.stream_id is not None:
-            self._db.execute("UPDATE messages SET message = ? WHERE stream_id = ?", (packed, message.stream_id))
-            if self._db.changes():
-                return
-        self._db.execute(
-            "INSERT INTO messages (session_id, stream_id, message) VALUES (?, ?, ?)",
-            (message.session_id, message.stream_id, packed),
-        )
-        self._db.execute(
-            "INSERT INTO sessions VALUES (?, NULL, ?, ?)"
-            " ON CONFLICT (session_id) DO UPDATE SET updated = excluded.updated",
-            (message.session_id, message.created, message.created),
-        )
+    def _compact(self) -> None:
+        """Gather what long answers have in many rows: the journal must not grow for as long as they run."""
+        middle = self._rows[len(self._rows) // 2][0]
+        slow = {number for number, first in self._needed.items() if first <= middle}
+        needed = dict(self._needed)
+        written: list[tuple[int, int]] = []
+        db = self._connection()
+        with db:
+            for number, (kinds, bodies) in _journalled(db, slow).items():
+                self._row += 1
+                needed[number] = self._row
+                written.append((self._row, _write_row(db, self._row, [Append(number, 1, bytes(kinds), bodies)])))
+            self._trim(db, needed)
+        self._needed = needed
+        for row, size in written:
+            self._account(row, size)
+        self._forget_rows()
 
-    def _rename(self, operation: Rename) -> None:
-        self._db.execute("UPDATE sessions SET title = ? WHERE session_id = ?", (operation.title, operation.session_id))
+    # -- what can wait until after a commit
 
-    def _delete_session(self, operation: DeleteSession) -> None:
-        self._db.execute("DELETE FROM messages WHERE session_id = ?", (operation.session_id,))
-        self._db.execute("DELETE FROM sessions WHERE session_id = ?", (operation.session_id,))
+    def _tidy(self) -> None:
+        """Keep the files small. Trouble here concerns nothing that was committed."""
+        if self._wal_pages < PAGES_PER_CHECKPOINT and self._size < self._compact_at:
+            return
+        try:
+            with translated(self.path):
+                if self._size >= self._compact_at:
+                    self._compact_at = 2 * self._size  # should it fail, it is not tried with every commit
+                    self._compact()
+                    self._compact_at = max(COMPACT_BYTES, 2 * self._size)
+                if self._wal_pages >= PAGES_PER_CHECKPOINT:
+                    self._checkpoint()
+        except StoreError as error:
+            self._give_up()
+            if self.trouble is None:
+                logger.error("%s", error)
+            self.trouble = str(error)
+        else:
+            self.trouble = None
 
-    def checkpoint(self) -> None:
-        """Move what the WAL holds into the file."""
-        self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    def _checkpoint(self) -> None:
+        """Move what the WAL holds into the file; the next commit begins it anew."""
+        self._connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self._wal_pages = 0
 
     # -- reading
 
@@ -316,87 +386,271 @@ class Database:
         Raises:
             StoreCorrupt: its bytes are not those that were written.
         """
-        with translated():
-            for record, outcome, chunks in self._db.execute(
-                "SELECT record, outcome, chunks FROM streams JOIN logs USING (number) WHERE stream_id = ?", (stream_id,)
-            ):
-                kinds, bodies = _unpack_log(_checked(chunks))
-                return StoredLog(_unpack_record(record), bodies, kinds, _unpack_outcome(outcome))
+        query = "SELECT number, record, ending, chunks FROM streams JOIN logs USING (number) WHERE stream_id = ?"
+        with translated(self.path):
+            for number, packed, ending, chunks in self._connection().execute(query, (stream_id,)):
+                record = _unpack_record(_checked(packed, number))
+                outcome, _, _ = _unpack_ending(_checked(ending, number))
+                kinds, bodies = _unpack_log(_checked(chunks, number))
+                if record.stream_id != stream_id or not len(kinds) == len(bodies) == outcome.final_chunk_id:
+                    raise StoreCorrupt("a stored log is not that of its stream")
+                return StoredLog(record, bodies, kinds, outcome)
         return None
 
     def history(self, session_id: str) -> list[StoredMessage]:
-        """A session's messages, oldest first."""
-        with translated():
-            rows = self._db.execute("SELECT message FROM messages WHERE session_id = ? ORDER BY number", (session_id,))
-            return [_unpack_message(packed) for (packed,) in rows]
+        """A session's messages, oldest first.
+
+        Raises:
+            StoreCorrupt: one is not what was written.
+        """
+        query = "SELECT message FROM messages WHERE session_id = ? ORDER BY number"
+        with translated(self.path):
+            rows = self._connection().execute(query, (session_id,))
+            messages = [_unpack_message(_checked(packed)) for (packed,) in rows]
+            if any(message.session_id != session_id for message in messages):
+                raise StoreCorrupt("a stored message is not that of its session")
+            return messages
 
     def session(self, session_id: str) -> SessionInfo | None:
         """What is known of a session; None where it has no message."""
-        with translated():
-            query = "SELECT session_id, title, created, updated FROM sessions WHERE session_id = ?"
-            return next((SessionInfo(*row) for row in self._db.execute(query, (session_id,))), None)
+        query = "SELECT title, created, updated FROM sessions WHERE session_id = ?"
+        with translated(self.path):
+            for title, created, updated in self._connection().execute(query, (session_id,)):
+                shown = None if title is None else _checked(title).decode()
+                return SessionInfo(session_id, shown, float(created), float(updated))
+        return None
 
     def close(self) -> None:
-        """Release the file."""
-        self._db.close()
+        """Bring everything into one file, and release it."""
+        if self._db is None:
+            return
+        try:
+            with translated(self.path):
+                self._checkpoint()
+        except StoreError as error:
+            self._give_up()
+            logger.error("%s", error)
+        else:
+            self._db.close()
+            self._db = None
+
+    def abandon(self) -> None:
+        """Release the file as it is."""
+        self._give_up()
 
 
-_WRITERS: dict[type, Callable[[Database, Any], None]] = {
-    Create: Database._create,
-    Cancelled: Database._cancelled,
-    Finish: Database._finish,
-    Delete: Database._delete,
-    SaveMessage: lambda database, operation: database._save_message(operation.message),
-    Rename: Database._rename,
-    DeleteSession: Database._delete_session,
+# -- statements
+
+
+def _migrate(db: apsw.Connection, path: str) -> None:
+    """See that the file is ours, and of this version.
+
+    Raises:
+        StoreError: it belongs to something else, or to a newer version.
+        StoreCorrupt: it is ours, and damaged.
+    """
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    version = db.pragma("user_version")
+    if not tables and version == 0:
+        db.execute(_SCHEMA)
+        db.pragma("application_id", APPLICATION_ID)
+    elif db.pragma("application_id") != APPLICATION_ID and not tables >= _TABLES:
+        raise StoreError(f"{path} is a database of something else")
+    elif version > VERSION:
+        raise StoreError(f"{path} was written by a newer wsstream (schema {version}, this one knows {VERSION})")
+    elif version < 1 or not tables >= _TABLES:
+        raise StoreCorrupt("its tables are not what they were")
+    for old in range(version or VERSION, VERSION):
+        db.execute(_MIGRATIONS[old])
+    if version != VERSION:
+        db.pragma("user_version", VERSION)
+
+
+def _journalled(db: apsw.Connection, numbers: set[int] | None = None) -> _Logs:
+    """The logs in the journal, or only those of ``numbers``.
+
+    An append of chunk 1 begins a log anew. A log ends before a gap, which a row that cannot be read leaves.
+    """
+    logs: _Logs = {}
+    for row, packed in db.execute("SELECT number, entries FROM journal ORDER BY number"):
+        try:
+            entries = _unpack_entries(_checked(packed, row))
+        except StoreCorrupt as error:
+            if numbers is not None:
+                raise
+            logger.critical("row %d of the journal is lost, the answers in it end before: %s", row, error)
+            continue
+        for entry in entries:
+            if numbers is not None and entry.number not in numbers:
+                continue
+            if entry.first == 1:
+                logs[entry.number] = (bytearray(), [])
+            kinds, bodies = logs.setdefault(entry.number, (bytearray(), []))
+            if entry.first == len(bodies) + 1:
+                kinds += entry.kinds
+                bodies += entry.bodies
+    return logs
+
+
+def _write_row(db: apsw.Connection, row: int, appends: list[Append]) -> int:
+    sealed = _sealed(_pack(appends), row)
+    db.execute("INSERT INTO journal VALUES (?, ?)", (row, sealed))
+    return len(sealed)
+
+
+def _create(db: apsw.Connection, operation: Create) -> None:
+    db.execute(
+        "INSERT INTO streams (number, stream_id, record) VALUES (?, ?, ?)",
+        (operation.number, operation.record.stream_id, _sealed(_pack(operation.record), operation.number)),
+    )
+
+
+def _cancelled(db: apsw.Connection, operation: Cancelled) -> None:
+    db.execute("UPDATE streams SET cancelled = 1 WHERE number = ?", (operation.number,))
+
+
+def _finish(db: apsw.Connection, operation: Finish) -> None:
+    number = operation.number
+    chunks = _sealed(_pack((operation.kinds, operation.bodies)), number)
+    ending = _sealed(_pack((operation.outcome, operation.ended, len(chunks))), number)
+    db.execute("UPDATE streams SET ending = ? WHERE number = ?", (ending, number))
+    if db.changes():
+        db.execute("INSERT OR REPLACE INTO logs VALUES (?, ?)", (number, chunks))
+
+
+def _delete(db: apsw.Connection, operation: Delete) -> None:
+    db.execute("DELETE FROM logs WHERE number = ?", (operation.number,))
+    db.execute("DELETE FROM streams WHERE number = ?", (operation.number,))
+
+
+def _renew_message(db: apsw.Connection, message: StoredMessage) -> bool:
+    if message.stream_id is None:
+        return False
+    db.execute("UPDATE messages SET message = ? WHERE stream_id = ?", (_sealed(_pack(message)), message.stream_id))
+    return bool(db.changes())
+
+
+def _save_message(db: apsw.Connection, operation: SaveMessage) -> None:
+    message = operation.message
+    if _renew_message(db, message):
+        return
+    db.execute(
+        "INSERT INTO messages (session_id, stream_id, message) VALUES (?, ?, ?)",
+        (message.session_id, message.stream_id, _sealed(_pack(message))),
+    )
+    db.execute(
+        "INSERT INTO sessions VALUES (?, NULL, ?, ?)"
+        " ON CONFLICT (session_id) DO UPDATE SET updated = max(updated, excluded.updated)",
+        (message.session_id, message.created, message.created),
+    )
+
+
+def _rename(db: apsw.Connection, operation: Rename) -> None:
+    title = _sealed(operation.title.encode())
+    db.execute("UPDATE sessions SET title = ? WHERE session_id = ?", (title, operation.session_id))
+
+
+def _delete_session(db: apsw.Connection, operation: DeleteSession) -> None:
+    db.execute("DELETE FROM messages WHERE session_id = ?", (operation.session_id,))
+    db.execute("DELETE FROM sessions WHERE session_id = ?", (operation.session_id,))
+
+
+_WRITERS: dict[type, Callable[[apsw.Connection, Any], None]] = {
+    Create: _create,
+    Cancelled: _cancelled,
+    Finish: _finish,
+    Delete: _delete,
+    SaveMessage: _save_message,
+    Rename: _rename,
+    DeleteSession: _delete_session,
 }
+
+
+# -- files
+
+
+def _abandon(db: apsw.Connection) -> None:
+    """Close without the checkpoint that closing brings: it would trust what a failed disk says."""
+    db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    db.close(True)
 
 
 def _make_private(path: str) -> None:
     """See that only our user can read the file, and with it its companions, which inherit its mode."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+        try:
+            os.fsync(directory)  # its name is to survive what its content survives
+        finally:
+            os.close(directory)
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
 
 
 def set_aside(path: str) -> str:
     """Rename a file that cannot be read, with its companions, and say where it is now."""
-    aside = f"{path}.corrupt-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    aside = wanted = f"{path}.corrupt-{time.strftime('%Y%m%d-%H%M%S')}"
+    count = 1
+    while os.path.exists(aside):
+        count += 1
+        aside = f"{wanted}-{count}"
     for suffix in ("", "-wal", "-shm"):
         if os.path.exists(path + suffix):
             os.rename(path + suffix, aside + suffix)
     return aside
 
 
-def _sealed(data: bytes) -> bytes:
-    return zlib.crc32(data).to_bytes(4, "big") + data
+# -- rows
 
 
-def _checked(data: bytes) -> bytes:
-    content = data[4:]
-    if zlib.crc32(content).to_bytes(4, "big") != data[:4]:
+def _sealed(data: bytes, number: int = 0) -> bytes:
+    """``data`` with a checksum, which is also that of the row's number: no row passes for another."""
+    return zlib.crc32(data, number & 0xFFFFFFFF).to_bytes(4, "big") + data
+
+
+def _checked(sealed: Any, number: int = 0) -> bytes:
+    """What `_sealed` has sealed.
+
+    Raises:
+        StoreCorrupt: it is not that any more.
+    """
+    if not isinstance(sealed, bytes):
+        raise StoreCorrupt("a stored row is not of its type")
+    data = sealed[4:]
+    if zlib.crc32(data, number & 0xFFFFFFFF).to_bytes(4, "big") != sealed[:4]:
         raise StoreCorrupt("a stored row fails its checksum")
-    return content
+    return data
 
 
 class translated:
-    """The seam where apsw's exceptions become ours."""
+    """The seam where apsw's exceptions become ours. While opening, a statement that fails means damaged tables."""
+
+    __slots__ = ("_corrupt", "_path")
+
+    def __init__(self, path: str, opening: bool = False) -> None:
+        self._path = path
+        self._corrupt = (*_CORRUPT, apsw.SQLError) if opening else _CORRUPT
 
     def __enter__(self) -> None:
         """Begin."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, apsw.NotADBError | apsw.CorruptError):
-            raise StoreCorrupt(str(error)) from error
-        if isinstance(error, msgspec.DecodeError):
-            raise StoreCorrupt(f"a stored row cannot be read: {error}") from error
+        if error is None or isinstance(error, StoreError) or not isinstance(error, Exception):
+            return
+        if isinstance(error, self._corrupt):
+            raise StoreCorrupt(f"{self._path}: {error}") from error
         if isinstance(error, apsw.BusyError | apsw.LockedError):
-            raise StoreLocked("another process is using the store") from error
-        if isinstance(error, apsw.Error):
-            raise StoreError(f"{type(error).__name__}: {error}") from error
+            raise StoreLocked(f"{self._path}: another process is using it") from error
+        if isinstance(error, apsw.Error | MemoryError):
+            raise StoreError(f"{self._path}: {error or type(error).__name__}") from error
 
 
-def numbers(summaries: Iterable[StreamSummary]) -> int:
-    """The highest number in use."""
-    return max((summary.number for summary in summaries), default=0)
+_CORRUPT = (
+    apsw.NotADBError,
+    apsw.CorruptError,
+    apsw.MismatchError,
+    apsw.FormatError,
+    msgspec.DecodeError,
+    UnicodeDecodeError,
+)

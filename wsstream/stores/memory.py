@@ -11,6 +11,12 @@ from wsstream.chunks import Outcome
 from wsstream.errors import ConfigError, StoreError
 from wsstream.stores.base import End, SessionInfo, StoredLog, StoredMessage, StreamRecord, StreamSummary
 
+SESSIONS = 10_000
+"""Sessions whose messages are kept, the latest."""
+
+MAX_SESSIONS = 10_000
+"""Sessions kept; beyond that, the one that has been silent longest is forgotten."""
+
 T = TypeVar("T")
 
 
@@ -28,8 +34,9 @@ class MemoryStore:
         """Nothing survives, so nothing is listed."""
         return []
 
-    def create(self, record: StreamRecord) -> None:
-        """Nothing to do."""
+    def create(self, record: StreamRecord, committed: Callable[[], None]) -> None:
+        """Commit at once."""
+        committed()
 
     def append(
         self, stream_id: str, first: int, bodies: Sequence[bytes], kinds: bytes, committed: Callable[[int], None]
@@ -56,15 +63,17 @@ class MemoryStore:
     def save_message(self, message: StoredMessage) -> None:
         """Keep it."""
         session_id = message.session_id
-        known = self._sessions.get(session_id)
-        created, title = (known.created, known.title) if known else (message.created, None)
-        self._sessions[session_id] = SessionInfo(session_id, title, created, message.created)
         messages = self._messages.setdefault(session_id, [])
         for place, other in enumerate(messages):
             if message.stream_id is not None and other.stream_id == message.stream_id:
                 messages[place] = message
                 return
         messages.append(message)
+        known = self._sessions.pop(session_id, None) or SessionInfo(session_id, None, message.created, message.created)
+        updated = max(known.updated, message.created)
+        self._sessions[session_id] = SessionInfo(session_id, known.title, known.created, updated)
+        if len(self._sessions) > SESSIONS:
+            self.delete_session(next(iter(self._sessions)))
 
     def history(self, session_id: str) -> Future[list[StoredMessage]]:
         """A session's messages."""

@@ -16,7 +16,7 @@ import time
 from asyncio import Future
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from wsstream.chunks import Outcome
 from wsstream.errors import ConfigError, StoreCorrupt, StoreError
@@ -41,22 +41,52 @@ logger = logging.getLogger(__name__)
 WINDOW = 0.003
 """Seconds between the starts of commits under load."""
 
+RETRY = 0.5
+"""Seconds after a commit that failed until the next is tried."""
+
+SLOW = 5.0
+"""Seconds after which a commit under way is trouble."""
+
 T = TypeVar("T")
 
 
 class _Group:
-    """What is committed together, and whom to tell."""
+    """What is committed together, whom to tell, and what is asked for behind it."""
 
-    __slots__ = ("committed", "operations", "streams")
+    __slots__ = ("appended", "begun", "finished", "operations", "questions")
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
-        self.committed: list[Callable[[], None]] = []
-        self.streams: dict[str, tuple[Callable[[int], None], int]] = {}
+        self.begun: dict[str, Callable[[], None]] = {}
+        self.appended: dict[str, tuple[Callable[[int], None], int]] = {}
+        self.finished: dict[str, Callable[[], None]] = {}
+        self.questions: list[Callable[[], None]] = []
+
+    def forget(self, stream_ids: set[str]) -> None:
+        """Tell nobody about these streams."""
+        for stream_id in stream_ids:
+            self.begun.pop(stream_id, None)
+            self.appended.pop(stream_id, None)
+            self.finished.pop(stream_id, None)
+
+    def tell(self) -> None:
+        """Acknowledge everything. One who fails to take it keeps no other from it."""
+        for begun in self.begun.values():
+            _guarded(begun)
+        for committed, last in self.appended.values():
+            _guarded(committed, last)
+        for finished in self.finished.values():
+            _guarded(finished)
 
 
 class SqliteStore:
-    """The store ``sqlite:PATH``."""
+    """The store ``sqlite:PATH``.
+
+    When a commit fails, its chunks and the streams it would have begun are lost: `on_failure` is told, and whatever
+    else comes of such a stream is ignored, but for its end where it had begun before. What is small and must not be
+    forgotten (ends, cancels, deletions, messages of streams that there are) stays owed, and is tried again `RETRY`
+    seconds later and with every write from then on.
+    """
 
     durable = True
 
@@ -75,14 +105,17 @@ class SqliteStore:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wsstream-store", daemon=True)
         self._loop: asyncio.AbstractEventLoop
-        self._database: Database
+        self._database: Database | None = None
         self._numbers: dict[str, int] = {}
         self._next_number = 1
-        self._group = _Group()
+        self._cut: set[int] = set()
+        self._groups = [_Group()]
+        self._group = self._groups[0]  # the last of them: it gathers, the others wait
         self._committing = False
-        self._scheduled = False
-        self._last_commit = 0.0
+        self._timer: asyncio.Handle | None = None
+        self._last_commit = -WINDOW
         self._trouble: str | None = None
+        self._closed = False
 
     # -- the life of the store
 
@@ -90,77 +123,104 @@ class SqliteStore:
         """Open the file; one that cannot be read is set aside under another name, loudly."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
-        summaries = await self._ask(lambda: self._open(end))
+        try:
+            summaries, highest = await self._ask(lambda: self._open(end))
+        except BaseException:
+            self._jobs.put(self._close)
+            self._jobs.put(None)
+            raise
         self._numbers = {summary.record.stream_id: summary.number for summary in summaries}
-        self._next_number = max(self._numbers.values(), default=0) + 1
+        self._next_number = highest + 1
         return summaries
 
-    def _open(self, end: End) -> list[StreamSummary]:
+    def _open(self, end: End) -> tuple[list[StreamSummary], int]:
         try:
-            self._database = Database(self._path, self._durability, self._vfs)
-            self._database.recover(end)
+            return self._begin(end)
         except StoreCorrupt as error:
-            if hasattr(self, "_database"):
-                self._database.close()
-            aside = set_aside(self._path)
-            logger.critical("the store %s cannot be read (%s): kept as %s, beginning anew", self._path, error, aside)
-            self._database = Database(self._path, self._durability, self._vfs)
-        return self._database.summaries()
+            self._set_aside(error)
+        return self._begin(end)
+
+    def _begin(self, end: End) -> tuple[list[StreamSummary], int]:
+        database = self._database = Database(self._path, self._durability, self._vfs)
+        database.recover(end)
+        return database.summaries(), database.highest_number()
+
+    def _set_aside(self, error: StoreCorrupt) -> None:
+        database, self._database = self._database, None
+        if database is not None:
+            database.abandon()
+        aside = set_aside(self._path)
+        logger.critical("the store %s cannot be read (%s): kept as %s, beginning anew", self._path, error, aside)
 
     async def close(self) -> None:
-        """Commit what is pending and close the file."""
-        if not self._thread.is_alive():
+        """Commit what is pending and close the file. What is written afterwards is ignored."""
+        if self._closed or not self._thread.is_alive():
             return
-        self._commit()
+        while self._committing or self._group.operations or len(self._groups) > 1:
+            if not self._committing:
+                self._commit()
+            await self._ask(lambda: None)
+            if self._trouble is not None:
+                break
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         await self._ask(self._close)
         self._jobs.put(None)
         self._thread.join(timeout=5.0)
 
     def _close(self) -> None:
-        try:
-            self._database.checkpoint()
-        finally:
+        if self._database is not None:
             self._database.close()
 
     # -- writing
 
-    def create(self, record: StreamRecord) -> None:
+    def create(self, record: StreamRecord, committed: Callable[[], None]) -> None:
         """Begin a log."""
         number = self._numbers[record.stream_id] = self._next_number
         self._next_number += 1
+        self._group.begun[record.stream_id] = committed
         self._write(Create(number, record))
 
     def append(
         self, stream_id: str, first: int, bodies: Sequence[bytes], kinds: bytes, committed: Callable[[int], None]
     ) -> None:
         """Add chunks to the group."""
+        number = self._numbers.get(stream_id)
+        if number is None or number in self._cut:
+            return
         group = self._group
-        group.operations.append(Append(self._numbers[stream_id], first, kinds, list(bodies)))
-        group.streams[stream_id] = (committed, first + len(bodies) - 1)
-        if not self._committing and not self._scheduled:
+        group.appended[stream_id] = (committed, first + len(bodies) - 1)
+        group.operations.append(Append(number, first, kinds, list(bodies)))
+        if self._timer is None and not self._committing:
             self._schedule()
 
     def cancel(self, stream_id: str) -> None:
         """Note it, before anything else of the stream that is not committed yet."""
-        self._write(Cancelled(self._numbers[stream_id]))
+        number = self._numbers.get(stream_id)
+        if number is not None:
+            self._write(Cancelled(number))
 
     def finish(
         self, stream_id: str, outcome: Outcome, bodies: Sequence[bytes], kinds: bytes, committed: Callable[[], None]
     ) -> None:
         """End a log: from now on it is one row."""
-        number = self._numbers[stream_id]
-        self._group.committed.append(committed)
-        self._write(Finish(number, outcome, time.time(), kinds, list(bodies)))
+        number = self._numbers.get(stream_id)
+        if number is not None:
+            self._group.finished[stream_id] = committed
+            self._write(Finish(number, outcome, time.time(), kinds, list(bodies)))
 
     def delete(self, stream_id: str) -> None:
         """Forget a log."""
         number = self._numbers.pop(stream_id, None)
         if number is not None:
+            self._cut.discard(number)
             self._write(Delete(number))
 
     def save_message(self, message: StoredMessage) -> None:
-        """Keep a message."""
-        self._write(SaveMessage(message))
+        """Keep a message; not that of a stream that was never stored."""
+        if message.stream_id is None or message.stream_id in self._numbers:
+            self._write(SaveMessage(message))
 
     def rename_session(self, session_id: str, title: str) -> None:
         """Keep a title."""
@@ -172,74 +232,164 @@ class SqliteStore:
 
     def _write(self, operation: Operation) -> None:
         self._group.operations.append(operation)
-        if not self._committing and not self._scheduled:
+        if self._timer is None and not self._committing:
             self._schedule()
 
+    # -- committing: one group at a time, while the next one gathers
+
     def _schedule(self) -> None:
-        """Commit at the end of this tick, or when the last commit is `WINDOW` ago."""
-        self._scheduled = True
-        wait = self._last_commit + WINDOW - time.monotonic()
+        """Commit at the end of this tick, or when the last commit is long enough ago."""
+        if self._closed:
+            return
+        window = WINDOW if self._trouble is None else RETRY
+        wait = self._last_commit + window - time.monotonic()
         if wait <= 0:
-            self._loop.call_soon(self._commit)
+            self._timer = self._loop.call_soon(self._commit)
         else:
-            self._loop.call_later(wait, self._commit)
+            self._timer = self._loop.call_later(wait, self._commit)
 
     def _commit(self) -> None:
-        self._scheduled = False
-        group = self._group
-        if not group.operations:
-            return
-        self._group = _Group()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if len(self._groups) == 1:
+            self._gather_anew()
+        group = self._groups.pop(0)
         self._committing = True
         self._last_commit = time.monotonic()
         self._jobs.put(lambda: self._commit_now(group))
 
-    def _commit_now(self, group: _Group) -> None:
-        error: StoreError | None = None
-        try:
-            self._database.commit(group.operations)
-        except StoreError as failure:
-            error = failure
-        self._call(self._on_commit, group, error)
+    def _gather_anew(self) -> None:
+        self._group = _Group()
+        self._groups.append(self._group)
 
-    def _on_commit(self, group: _Group, error: StoreError | None) -> None:
+    def _commit_now(self, group: _Group) -> None:
+        """In the thread: the commit, and what was asked for behind it."""
+        error = self._try_commit(group.operations)
+        trouble = self._database.trouble if self._database is not None else None
+        self._call(self._on_commit, group, error, trouble)
+        for question in group.questions:
+            question()
+
+    def _try_commit(self, operations: Sequence[Operation]) -> StoreError | None:
+        try:
+            if self._database is None:
+                self._database = Database(self._path, self._durability, self._vfs)
+            self._database.commit(operations)
+        except StoreCorrupt as error:
+            self._try_set_aside(error)
+            return error
+        except StoreError as error:
+            return error
+        except Exception as error:  # whatever it is, the thread goes on
+            logger.exception("the store %s failed unexpectedly", self._path)
+            return StoreError(f"{self._path}: {error or type(error).__name__}")
+        return None
+
+    def _try_set_aside(self, error: StoreCorrupt) -> None:
+        try:
+            self._set_aside(error)
+        except OSError as failure:
+            logger.critical("the store %s cannot be set aside either: %s", self._path, failure.strerror)
+
+    def _on_commit(self, group: _Group, error: StoreError | None, trouble: str | None) -> None:
         self._committing = False
-        if self._group.operations:
-            self._schedule()
         if error is not None:
             self._on_lost(group, error)
-            return
-        self._trouble = None
-        for committed, last in group.streams.values():
-            committed(last)
-        for finished in group.committed:
-            finished()
+        else:
+            if self._trouble is not None and trouble is None:
+                logger.warning("the store %s works again", self._path)
+            self._trouble = trouble
+            self._cut.difference_update(self._numbers.get(stream_id, 0) for stream_id in group.finished)
+            group.tell()
+        if len(self._groups) > 1:
+            self._commit()  # somebody waits for an answer
+        elif error is not None or self._group.operations:
+            self._schedule()
 
     def _on_lost(self, group: _Group, error: StoreError) -> None:
+        """Forget what cannot be made good, owe the rest, and say whose writes are lost."""
         names = {number: stream_id for stream_id, number in self._numbers.items()}
-        lost = {names[number] for operation in group.operations if (number := getattr(operation, "number", 0)) in names}
-        logger.error("the store %s failed, %d streams are concerned: %s", self._path, len(lost), error)
+        if isinstance(error, StoreCorrupt):  # the whole file is
+            unborn, cut = set(names), set[int]()
+        else:
+            unborn = {operation.number for operation in group.operations if type(operation) is Create}
+            cut = {operation.number for operation in group.operations if isinstance(operation, Append | Finish)}
+        cut = (cut & names.keys()) - self._cut - unborn
+        lost = {names[number] for number in (unborn | cut) & names.keys()}
+        sessions = {operation.record.session_id for operation in group.operations if type(operation) is Create}
+        self._cut |= cut
+        for number in unborn & names.keys():
+            del self._numbers[names[number]]
+        gathered = self._gather_all()
+        gathered.forget(lost)
+        owed = [
+            operation
+            for operation in group.operations
+            if not (_is_said(operation) and operation.message.session_id in sessions)  # part of what was to begin
+        ]
+        gathered.operations[:0] = owed
+        gathered.operations = [each for each in gathered.operations if _stands(each, unborn, cut, self._cut, lost)]
+        gathered.finished = {**{i: f for i, f in group.finished.items() if i not in lost}, **gathered.finished}
+        if lost or self._trouble is None:
+            logger.error("the store %s failed, %d streams are concerned: %s", self._path, len(lost), error)
         self._trouble = str(error)
-        self.on_failure(error, lost)
+        if lost:
+            _guarded(self.on_failure, error, lost)
 
-    # -- reading
+    def _gather_all(self) -> _Group:
+        """Make one group of all, and have what was asked answered without waiting for them."""
+        whole = _Group()
+        for group in self._groups:
+            whole.operations += group.operations
+            whole.begun |= group.begun
+            whole.appended |= group.appended
+            whole.finished |= group.finished
+            for question in group.questions:
+                self._jobs.put(question)
+        self._group = whole
+        self._groups = [whole]
+        return whole
+
+    # -- reading: behind what was written before, and before what is written later
 
     def load(self, stream_id: str) -> Future[StoredLog | None]:
         """Read a log."""
-        return self._ask(lambda: self._database.load(stream_id))
+        return self._read(lambda database: database.load(stream_id))
 
     def history(self, session_id: str) -> Future[list[StoredMessage]]:
         """Read a session's messages, those that are being written included."""
-        self._commit()
-        return self._ask(lambda: self._database.history(session_id))
+        return self._read(lambda database: database.history(session_id))
 
     def session(self, session_id: str) -> Future[SessionInfo | None]:
         """Read what is known of a session."""
-        self._commit()
-        return self._ask(lambda: self._database.session(session_id))
+        return self._read(lambda database: database.session(session_id))
+
+    def _read(self, question: Callable[[Database], T]) -> Future[T]:
+        future: Future[T] = self._loop.create_future()
+        answer = self._answer(future, lambda: question(self._opened()))
+        if self._closed:
+            future.set_exception(StoreError("The store is closed"))
+        elif self._trouble is not None or (len(self._groups) == 1 and not self._group.operations):
+            self._jobs.put(answer)
+        elif not self._committing:
+            self._commit()
+            self._jobs.put(answer)
+        else:
+            if self._group.operations:
+                self._gather_anew()
+            self._groups[-2].questions.append(answer)
+        return future
+
+    def _opened(self) -> Database:
+        if self._database is None:
+            raise StoreError(f"{self._path} is not open")
+        return self._database
 
     def trouble(self) -> str | None:
-        """What the last commit failed of."""
+        """What the last commit failed of, or that it does not come to an end."""
+        if self._committing and time.monotonic() - self._last_commit > SLOW:
+            return "a commit does not come to its end"
         return self._trouble
 
     # -- the thread
@@ -251,7 +401,10 @@ class SqliteStore:
     def _ask(self, question: Callable[[], T]) -> Future[T]:
         """Have the thread answer; in the order of everything else it is given."""
         future: Future[T] = self._loop.create_future()
+        self._jobs.put(self._answer(future, question))
+        return future
 
+    def _answer(self, future: Future[T], question: Callable[[], T]) -> Callable[[], None]:
         def answer() -> None:
             try:
                 result = question()
@@ -260,14 +413,44 @@ class SqliteStore:
             else:
                 self._call(_resolve, future, result)
 
-        self._jobs.put(answer)
-        return future
+        return answer
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
             logger.warning("the store answered after the event loop had ended")
+
+
+def _is_said(operation: Operation) -> TypeGuard[SaveMessage]:
+    """Whether it is somebody's message, and not an answer."""
+    return type(operation) is SaveMessage and operation.message.stream_id is None
+
+
+def _stands(operation: Operation, unborn: set[int], cut: set[int], was_cut: set[int], lost: set[str]) -> bool:
+    """Whether an operation is still to be done after its group, or one before it, was lost.
+
+    Args:
+        unborn: streams that were not begun.
+        cut: streams that have lost chunks or their end just now.
+        was_cut: streams that have lost chunks or their end, now or before: only a later end can stand.
+        lost: the names of the first two.
+    """
+    if type(operation) is SaveMessage:
+        return operation.message.stream_id not in lost
+    number = getattr(operation, "number", 0)
+    if number in unborn:
+        return False
+    if type(operation) is Append:
+        return number not in was_cut
+    return type(operation) is not Finish or number not in cut
+
+
+def _guarded(tell: Callable[..., None], *arguments: Any) -> None:
+    try:
+        tell(*arguments)
+    except Exception:
+        logger.exception("what the store said was not taken well")
 
 
 def _resolve(future: Future[T], result: T) -> None:

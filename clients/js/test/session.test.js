@@ -469,7 +469,7 @@ describe("resume", () => {
     talk.arrive({ active_streams: [{ stream_id: "st1", last_chunk_id: 3, state: "running" }] });
     assert.deepEqual(talk.happened("session")[0].active.map(({ stream_id }) => stream_id), ["st1"]);
     const sent = talk.after((session) => { talk.stream = session.follow("st1"); });
-    assert.deepEqual(sent, [{ type: "resume_stream", stream_id: "st1", last_chunk_id: 0 }]);
+    assert.deepEqual(sent, [{ type: "resume_stream", stream_id: "st1", last_chunk_id: 0, snapshot: true }]);
     talk.says(resumed(0, { tail_chunk_id: 3 }), ...chunks(1, 3));
     assert.equal(talk.stream.text, "1 2 3 ");
   });
@@ -482,7 +482,66 @@ describe("resume", () => {
   });
 });
 
+describe("history", () => {
+  const answer = { id: "m2", role: "assistant", content: "1 2 ", created: 1, is_complete: false, stream_id: "st1", last_chunk_id: 2 };
+  const history = { type: "history", session_id: "s1", title: "hi", messages: [{ id: "m1", role: "user", content: "hi", created: 0, is_complete: true }, answer] };
+
+  test("The session's messages are asked for and come as an event.", () => {
+    const talk = connected();
+    assert.deepEqual(talk.after((session) => session.askHistory()), [{ type: "get_history" }]);
+    talk.says(history);
+    assert.deepEqual(talk.happened("history")[0].message, history);
+  });
+
+  test("Without a connection nothing is asked.", () => {
+    const talk = new Talk();
+    assert.deepEqual(talk.after((session) => session.askHistory()), []);
+  });
+
+  test("A running answer goes on behind what its history message holds.", () => {
+    const talk = connected();
+    const sent = talk.after((session) => { talk.stream = session.follow("st1", { lastChunkId: 2, text: answer.content }); });
+    assert.deepEqual(sent, [{ type: "resume_stream", stream_id: "st1", last_chunk_id: 2, snapshot: true }]);
+    assert.equal(talk.stream.text, "1 2 ");
+    assert.equal(talk.stream.inFlight, 0);
+    talk.says(resumed(2, { tail_chunk_id: 5 }), batch(3, 5, "3 4 5 "), chunk(6), complete(6));
+    assert.equal(talk.stream.text, "1 2 3 4 5 6 ");
+    assert.equal(talk.stream.outcome.ok, true);
+    assert.deepEqual([...talk.render(), ...talk.wait(200)], [ack(6)]);
+  });
+
+  test("What is acknowledged of a followed answer begins behind its history.", () => {
+    const talk = connected();
+    talk.after((session) => { talk.stream = session.follow("st1", { lastChunkId: 2, text: "1 2 " }); });
+    talk.says(resumed(2, { tail_chunk_id: 3 }), chunk(3));
+    assert.equal(talk.stream.inFlight, 1);
+    talk.lose();
+    talk.render();
+    assert.deepEqual(talk.comeBack()[1], { ...resume(3), snapshot: true });
+  });
+
+  test("An answer that has said nothing yet is followed from its start.", () => {
+    const talk = connected();
+    talk.after((session) => { talk.stream = session.follow("st1", { lastChunkId: 0, text: "" }); });
+    talk.says(resumed(0), chunk(1));
+    assert.equal(talk.stream.text, "1 ");
+  });
+
+  test("A change of the session by another tab is passed on.", () => {
+    const talk = connected();
+    const changed = { type: "session_changed", session_id: "s1", deleted: true };
+    talk.says(changed);
+    assert.deepEqual(talk.happened("session_changed")[0].message, changed);
+  });
+});
+
 describe("requests", () => {
+  test("A text alone continues the session's conversation.", () => {
+    const talk = connected();
+    const [request] = talk.after((session) => session.request({ requestId: "r1", message: "and then?" }));
+    assert.deepEqual(request, { type: "chat_request", request_id: "r1", session_id: "s1", message: "and then?" });
+  });
+
   test("A request made without a connection is sent once there is one.", () => {
     const talk = new Talk();
     assert.deepEqual(talk.ask(), []);

@@ -1,0 +1,171 @@
+"""Servers that are killed under load, again and again, and what their clients find afterwards: see tests/crash.py."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.crash import AtSystemCall, End, Terminate, Violation, World
+
+SEED = int(os.environ.get("WSSTREAM_CRASH_SEED", "0"))
+KILLS = int(os.environ.get("WSSTREAM_CRASH_KILLS", "200"))
+QUICK_DRAIN = ("--drain-timeout", "1")
+POWER = ("--durability", "power")
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not here: see its package")
+
+Plan = Sequence[tuple[End, bool]]
+
+
+def seed(default: int | None = None) -> int:
+    """The seed that is asked for, the test's own, or a new one."""
+    return SEED or default or time.time_ns() % 1_000_000
+
+
+def kills(world: World, count: int) -> Iterable[tuple[End, bool]]:
+    """Kills at random moments, at least ``count`` of them; some hit the recovery from the one before."""
+    draw = random.Random(count)
+    while world.kills < count:
+        yield world.random_kill(), draw.random() < 0.3
+
+
+async def run(world: World, ends: Iterable[tuple[End, bool]]) -> None:
+    """Run a world to its end, and say how long its restarts took."""
+    async with world:
+        await world.run(ends)
+    times = sorted(world.recoveries)
+    print(
+        f"\n{world.kills} kills, {world.reached} at system calls; from restart to all ends:"
+        f" p50 {times[len(times) // 2]:.2f} s, p99 {times[int(len(times) * 0.99)]:.2f} s, max {times[-1]:.2f} s;"
+        f" {len(world.book.streams)} streams, {sum(len(seen.chunks) for seen in world.book.streams.values())} chunks"
+    )
+
+
+async def both(*runs: tuple[World, Iterable[tuple[End, bool]]]) -> None:
+    """Several worlds at once."""
+    async with asyncio.TaskGroup() as group:
+        for world, ends in runs:
+            group.create_task(run(world, ends))
+
+
+# -- kills at random moments
+
+
+async def test_nothing_that_was_seen_is_lost_by_kills(tmp_path: Path) -> None:
+    """Twenty kills in two worlds, one of which moves its WAL into its file all the time."""
+    plain = World(tmp_path / "plain", seed(1))
+    busy = World(tmp_path / "busy", seed(2), planted="small_files")
+    await both((plain, kills(plain, 11)), (busy, kills(busy, 11)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+async def test_nothing_that_was_seen_is_lost_by_hundreds_of_kills(tmp_path: Path) -> None:
+    """The same for a long time, one world with the durability that survives the loss of power."""
+    plain = World(tmp_path / "plain", seed())
+    busy = World(tmp_path / "busy", seed() + 1, planted="small_files", flags=POWER)
+    await both((plain, kills(plain, KILLS // 2)), (busy, kills(busy, KILLS - KILLS // 2)))
+
+
+# -- orderly ends
+
+
+def terminations(count: int) -> Plan:
+    """SIGTERM at random moments."""
+    draw = random.Random(count)
+    return [(Terminate(draw.random() * 0.5), False) for _ in range(count)]
+
+
+async def test_nothing_is_lost_by_orderly_restarts(tmp_path: Path) -> None:
+    """Three times SIGTERM under load: the server ends in time, and its clients come back and go on."""
+    await run(World(tmp_path, seed(3), flags=QUICK_DRAIN), terminations(3))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_nothing_is_lost_by_many_orderly_restarts(tmp_path: Path) -> None:
+    """Twenty times SIGTERM, with kills in between."""
+    world = World(tmp_path, seed(), flags=QUICK_DRAIN)
+    ends = [step for end in terminations(20) for step in (end, (world.random_kill(), True))]
+    await run(world, ends)
+
+
+# -- kills at system calls
+
+
+def commits(call: str, counts: Iterable[int]) -> Plan:
+    """Kills where a thread enters a call for the n-th time."""
+    return [(AtSystemCall(call, count), False) for count in counts]
+
+
+@needs_strace
+async def test_nothing_is_lost_by_kills_within_a_commit(tmp_path: Path) -> None:
+    """Killed where SQLite writes: while the server starts, in a commit, in a checkpoint, and while it ends."""
+    plan = [
+        *commits("pwrite64", (3, 37, 150)),
+        *commits("fdatasync", (4,)),
+        (AtSystemCall("unlink", 1, after=0.2, terminate=True), False),
+    ]
+    await run(World(tmp_path, seed(4), planted="small_files", flags=QUICK_DRAIN), plan)
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+async def test_nothing_is_lost_by_kills_within_many_commits(tmp_path: Path) -> None:
+    """The same at many counts, in both durabilities."""
+    few = [*range(1, 13), *(round(12 * 1.2**n) for n in range(1, 25))]
+    at_end = [
+        (AtSystemCall(call, count, after=0.2, terminate=True), False)
+        for call, count in (("unlink", 1), ("unlink", 2), ("ftruncate", 1), ("ftruncate", 2), ("fdatasync", 30))
+    ]
+    process = [*commits("pwrite64", few), *commits("fdatasync", range(1, 12)), *commits("ftruncate", (1, 2)), *at_end]
+    power = [*commits("pwrite64", few[::2]), *commits("fdatasync", few[::2]), *at_end]
+    await both(
+        (World(tmp_path / "process", seed(), planted="small_files", flags=QUICK_DRAIN), process),
+        (World(tmp_path / "power", seed() + 1, planted="small_files", flags=(*QUICK_DRAIN, *POWER)), power),
+    )
+
+
+# -- the harness itself
+
+
+def needed(count: int) -> Plan:
+    """Kills where commits are written, early in the life of a round."""
+    return [step for n in range(1, count + 1) for step in commits("pwrite64", (7 * n + n % 5,))]
+
+
+MISTAKES = {
+    "shown_before_commit": 12,
+    "last_row_dropped": 12,
+    "requests_forgotten": 12,
+    "cancels_not_kept": 30,
+    "ends_not_kept": 12,
+}
+RARE = ("starts_shown_before_commit", "messages_written_late", "requests_written_in_parts")
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+async def test_kills_find_mistakes(mistake: str, tmp_path: Path) -> None:
+    """A mistake that somebody could make is noticed within a few kills."""
+    async with World(tmp_path, seed(5), planted=mistake) as world:
+        with pytest.raises(Violation):
+            await world.run(kills(world, MISTAKES[mistake]))
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mistake", RARE)
+async def test_kills_within_commits_find_rare_mistakes(mistake: str, tmp_path: Path) -> None:
+    """A mistake that shows only between two commits is noticed by kills that are aimed at commits."""
+    async with World(tmp_path, seed(6), planted=mistake) as world:
+        with pytest.raises(Violation):
+            await world.run(needed(60))

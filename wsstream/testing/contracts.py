@@ -1,0 +1,327 @@
+"""What every store must do, as checks to run over one::
+
+    async def test_my_store(tmp_path):
+        await check_store(lambda place: MyStore(tmp_path / place))
+
+They need no test framework; one that fails raises AssertionError with what was expected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from wsstream.chunks import Kind, Outcome, Receipt, StreamState, Usage
+from wsstream.errors import StoreError
+from wsstream.stores.base import Store, StoredLog, StoredMessage, StreamRecord, StreamSummary
+
+Make = Callable[[str], Store]
+"""Makes a store, not opened yet, at a place of that name; the same name is the same place."""
+
+UNICODE = ["", "a", "ä€😀", "e\u0301", "\u202eabc", "\x00\x7f", "家族 👨‍👩‍👧‍👦", "x" * 70_000]
+
+
+async def check_store(make: Make) -> None:
+    """Hold a store to `wsstream.stores.base.Store`.
+
+    Raises:
+        AssertionError: it does not keep it.
+    """
+    for check in CHECKS:
+        bench = Bench(make, check.__name__)
+        await bench.start()
+        try:
+            await check(bench)
+            expect(bench.failures == [], f"{check.__name__}: no failure without trouble, got {bench.failures}")
+            expect(bench.store.trouble() is None, f"{check.__name__}: no trouble, got {bench.store.trouble()}")
+        finally:
+            await bench.store.close()
+
+
+def expect(condition: bool, what: str) -> None:
+    """See that ``condition`` holds.
+
+    Raises:
+        AssertionError: it does not; says ``what`` was expected.
+    """
+    if not condition:
+        raise AssertionError(what)
+
+
+class Bench:
+    """A store with what was written to it and what it has acknowledged."""
+
+    def __init__(self, make: Make, place: str) -> None:
+        self._make = make
+        self._place = place
+        self.store = make(place)
+        self.failures: list[tuple[StoreError, set[str]]] = []
+        self.begun: list[str] = []
+        self.acks: dict[str, list[int]] = {}
+        self.ended: list[str] = []
+        self.written: dict[str, tuple[list[bytes], bytes]] = {}
+        self.asked_to_end: dict[str, tuple[bool, StoredLog]] = {}
+
+    async def start(self) -> list[StreamSummary]:
+        """Open the store."""
+        self.store.on_failure = lambda error, streams: self.failures.append((error, streams))
+        return await self.store.open(self._end)
+
+    def _end(self, record: StreamRecord, cancelled: bool, log: StoredLog) -> tuple[Outcome, StoredMessage | None]:
+        self.asked_to_end[record.stream_id] = (cancelled, log)
+        outcome = Outcome(StreamState.INTERRUPTED, len(log.bodies), error_type="interrupted")
+        return outcome, message(record.session_id, "cut off", stream_id=record.stream_id, message_id="a")
+
+    async def restart(self) -> list[StreamSummary]:
+        """Close it, and open it where it was."""
+        await self.store.close()
+        self.store = self._make(self._place)
+        return await self.start()
+
+    async def settle(self) -> None:
+        """Wait until everything written so far is acknowledged."""
+        await self.store.history("")
+        await asyncio.sleep(0)
+
+    def create(self, stream_id: str, session_id: str = "ses") -> StreamRecord:
+        """Begin a log."""
+        made = record(stream_id, session_id)
+        self.acks[stream_id] = []
+        self.written[stream_id] = ([], b"")
+        self.store.create(made, lambda: self.begun.append(stream_id))
+        return made
+
+    def append(self, stream_id: str, *texts: str, kind: Kind = Kind.TEXT) -> None:
+        """Add chunks to it."""
+        bodies, kinds = self.written[stream_id]
+        new = [text.encode() for text in texts]
+        self.written[stream_id] = (bodies + new, kinds + bytes([kind]) * len(new))
+        self.store.append(stream_id, len(bodies) + 1, new, bytes([kind]) * len(new), self.acks[stream_id].append)
+
+    def finish(self, stream_id: str, outcome: Outcome | None = None) -> Outcome:
+        """End it."""
+        bodies, kinds = self.written[stream_id]
+        outcome = outcome or Outcome(StreamState.COMPLETE, len(bodies), finish_reason="stop")
+        self.store.finish(stream_id, outcome, bodies, kinds, lambda: self.ended.append(stream_id))
+        return outcome
+
+    async def expect_log(self, stream_id: str, outcome: Outcome) -> None:
+        """See that a durable store gives back what was written."""
+        found = await self.store.load(stream_id)
+        if not self.store.durable:
+            expect(found is None, "a store that is not durable has no log to load")
+            return
+        expect(found is not None, f"{stream_id} can be loaded")
+        assert found is not None
+        bodies, kinds = self.written[stream_id]
+        expect(list(found.bodies) == bodies, f"{stream_id} comes back with its bodies")
+        expect(found.kinds == kinds, f"{stream_id} comes back with its kinds")
+        expect(found.outcome == outcome, f"{stream_id} comes back with its outcome")
+        expect(found.record.stream_id == stream_id, f"{stream_id} comes back with its record")
+
+
+def record(stream_id: str, session_id: str = "ses") -> StreamRecord:
+    """A stream's record."""
+    return StreamRecord(stream_id, session_id, "r-" + stream_id, "e-" + stream_id, None, 1.5)
+
+
+def message(
+    session_id: str, content: str, created: float = 1.0, stream_id: str | None = None, message_id: str = "m"
+) -> StoredMessage:
+    """A message of a session."""
+    role = "user" if stream_id is None else "assistant"
+    return StoredMessage(message_id, session_id, role, content, created, stream_id=stream_id)
+
+
+async def a_log_comes_back(bench: Bench) -> None:
+    """What was appended and finished is loaded as it was, before and after a restart."""
+    bench.create("s")
+    for text in UNICODE:
+        bench.append("s", text)
+    bench.append("s", "b", "c", kind=Kind.REASONING)
+    bench.append("s", "{}", kind=Kind.DATA)
+    outcome = bench.finish(
+        "s",
+        Outcome(
+            StreamState.CANCELLED,
+            len(UNICODE) + 3,
+            finish_reason="cancelled",
+            usage=Usage(1, 2),
+            ttft_ms=0.5,
+            receipt=Receipt(3, 2, 1.0),
+        ),
+    )
+    await bench.settle()
+    expect(bench.ended == ["s"], "an end is acknowledged, once")
+    await bench.expect_log("s", outcome)
+    summaries = await bench.restart()
+    if bench.store.durable:
+        expect([s.record for s in summaries] == [record("s")], "a stream is listed with its record")
+        expect(summaries[0].outcome == outcome and summaries[0].size > 70_000, "and with its outcome and size")
+    else:
+        expect(summaries == [], "a store that is not durable lists nothing")
+    await bench.expect_log("s", outcome)
+
+
+async def acknowledgements_are_in_order(bench: Bench) -> None:
+    """Each append is acknowledged, alone or by a later one; never a lower id than before, never one not written."""
+    bench.create("s")
+    for number in range(1, 21):
+        bench.append("s", "x", "y")
+        if number % 7 == 0:
+            await bench.settle()
+            expect(bench.acks["s"][-1] == 2 * number, "what is written is acknowledged before it can be read")
+    bench.finish("s")
+    await bench.settle()
+    acks = bench.acks["s"]
+    expect(bench.begun == ["s"], "a beginning is acknowledged, once")
+    expect(acks == sorted(set(acks)) and acks[-1] == 40, f"acknowledgements grow to the last chunk, got {acks}")
+
+
+async def many_streams_interleave(bench: Bench) -> None:
+    """Streams that are written turn by turn stay apart."""
+    names = [f"s{number}" for number in range(40)]
+    for name in names:
+        bench.create(name)
+    for turn in range(10):
+        for number, name in enumerate(names):
+            if number % (turn + 1) == 0:
+                bench.append(name, f"{name}-{turn}")
+        await asyncio.sleep(0)
+    outcomes = {name: bench.finish(name) for name in reversed(names)}
+    await bench.settle()
+    expect(sorted(bench.ended) == sorted(names), "all ends are acknowledged")
+    for name in names:
+        await bench.expect_log(name, outcomes[name])
+    listed = [summary.record.stream_id for summary in await bench.restart()]
+    expect(listed == (names if bench.store.durable else []), "streams are listed oldest first")
+
+
+async def an_empty_stream(bench: Bench) -> None:
+    """A stream that ends without a chunk is a stream."""
+    bench.create("s")
+    outcome = bench.finish("s", Outcome(StreamState.FAILED, 0, error_type="provider_error", message="no"))
+    await bench.settle()
+    expect(bench.ended == ["s"], "its end is acknowledged")
+    await bench.expect_log("s", outcome)
+
+
+async def what_was_cut_off_gets_its_end(bench: Bench) -> None:
+    """A stream without an end gets one when the store is opened, with everything it had, and only then."""
+    for name in ("running", "cancelled", "empty", "done"):
+        bench.create(name)
+        bench.store.save_message(message("ses", "", stream_id=name, message_id=name))
+    bench.append("running", "a", "b")
+    bench.append("cancelled", "c")
+    bench.append("done", "d")
+    bench.append("running", "e")
+    bench.store.cancel("cancelled")
+    done = bench.finish("done")
+    await bench.settle()
+    await bench.restart()
+    if not bench.store.durable:
+        expect(bench.asked_to_end == {}, "a store that is not durable has nothing to end")
+        return
+    expect(set(bench.asked_to_end) == {"running", "cancelled", "empty"}, "only what was cut off gets an end")
+    for name, (cancelled, log) in bench.asked_to_end.items():
+        expect(cancelled == (name == "cancelled"), "a cancel is remembered")
+        expect((list(log.bodies), log.kinds) == bench.written[name], "an end is made of all that is left")
+        await bench.expect_log(name, Outcome(StreamState.INTERRUPTED, len(log.bodies), error_type="interrupted"))
+    await bench.expect_log("done", done)
+    said = {each.stream_id: each.content for each in await bench.store.history("ses")}
+    expect(said["running"] == "cut off" and said["done"] == "", "its message is renewed, and no other")
+    bench.asked_to_end.clear()
+    expect(len(await bench.restart()) == 4 and not bench.asked_to_end, "an end is made once")
+
+
+async def a_deleted_log_is_gone(bench: Bench) -> None:
+    """What was deleted is not loaded and not listed; deleting it again, or what never was, is fine."""
+    for name in ("a", "b"):
+        bench.create(name)
+        bench.append(name, name)
+        bench.finish(name)
+    await bench.settle()
+    for name in ("a", "a", "never was"):
+        bench.store.delete(name)
+    await bench.settle()
+    expect(await bench.store.load("a") is None, "a deleted log is not loaded")
+    expect(await bench.store.load("never was") is None, "nor is one that never was")
+    listed = [summary.record.stream_id for summary in await bench.restart()]
+    expect(listed == (["b"] if bench.store.durable else []), "a deleted log is not listed")
+    bench.store.delete("b")
+    expect(await bench.restart() == [], "a log of an earlier run can be deleted")
+
+
+async def messages_are_in_order(bench: Bench) -> None:
+    """A question sees what was written before it, and nothing that comes later."""
+    store = bench.store
+    bench.create("s")
+    before = store.history("ses")
+    store.save_message(message("ses", "hi ä😀", 1.0))
+    store.save_message(message("ses", "", 1.0, stream_id="s", message_id="a"))
+    store.save_message(message("other", "hidden", 2.0))
+    between = store.history("ses")
+    store.save_message(message("ses", "said", 1.0, stream_id="s", message_id="a"))
+    store.save_message(message("ses", "thanks", 3.0))
+    after = store.history("ses")
+    expect(await before == [], "a question sees nothing that is written later")
+    expect([each.content for each in await between] == ["hi ä😀", ""], "a question sees what was written before")
+    expect([each.content for each in await after] == ["hi ä😀", "said", "thanks"], "the message of a stream is renewed")
+    expect(await store.history("nobody") == [], "a session without a message has none")
+    bench.finish("s")
+    await bench.restart()
+    if bench.store.durable:
+        kept = await bench.store.history("ses")
+        expect([each.content for each in kept] == ["hi ä😀", "said", "thanks"], "messages outlive the process")
+        expect(kept[1] == message("ses", "said", 1.0, stream_id="s", message_id="a"), "with all they hold")
+
+
+async def sessions_are_known(bench: Bench) -> None:
+    """A session is there from its first message on, until it is deleted."""
+    store = bench.store
+    store.rename_session("ses", "too early")
+    expect(await store.session("ses") is None, "a session without a message is not known")
+    store.save_message(message("ses", "one", 5.0))
+    store.save_message(message("ses", "two", 7.0))
+    found = await store.session("ses")
+    assert found is not None
+    expect((found.title, found.created, found.updated) == (None, 5.0, 7.0), "a session has the times of its messages")
+    store.rename_session("ses", "Über alles")
+    found = await store.session("ses")
+    assert found is not None
+    expect(found.title == "Über alles", "a session can be renamed")
+    store.save_message(message("ses", "late", 6.0))
+    found = await store.session("ses")
+    assert found is not None
+    expect((found.title, found.updated) == ("Über alles", 7.0), "its time never goes back, and its title stays")
+    store.delete_session("ses")
+    expect(await store.session("ses") is None and await store.history("ses") == [], "a deleted session is gone")
+    store.delete_session("ses")
+    await bench.restart()
+    expect(await bench.store.session("ses") is None, "and stays gone")
+
+
+async def closing_writes_what_is_pending(bench: Bench) -> None:
+    """Nothing that was asked for before `close` is lost by it, and closing twice is fine."""
+    bench.create("s")
+    bench.append("s", "a")
+    bench.store.save_message(message("ses", "hi"))
+    outcome = bench.finish("s")
+    await bench.store.close()
+    expect(bench.ended == ["s"] and bench.acks["s"] == [1], "what was pending is acknowledged")
+    await bench.restart()
+    await bench.expect_log("s", outcome)
+
+
+CHECKS: list[Callable[[Bench], Awaitable[None]]] = [
+    a_log_comes_back,
+    acknowledgements_are_in_order,
+    many_streams_interleave,
+    an_empty_stream,
+    what_was_cut_off_gets_its_end,
+    a_deleted_log_is_gone,
+    messages_are_in_order,
+    sessions_are_known,
+    closing_writes_what_is_pending,
+]
+"""All checks, for whoever wants to run them one by one."""
