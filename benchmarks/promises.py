@@ -93,9 +93,8 @@ async def measure_silent() -> None:
             beside = (await bench(url, 100, 50, 8))["latency_ms"]
             await asyncio.gather(*[socket.close() for socket in sockets])
         ratios.append(beside["p99"] / alone["p99"])
-        print(
-            f"  alone p50 {alone['p50']:.2f} p99 {alone['p99']:.2f}  beside p50 {beside['p50']:.2f} p99 {beside['p99']:.2f}"
-        )
+        for name, spread in (("alone", alone), ("beside", beside)):
+            print(f"  {name:6s} p50 {spread['p50']:.2f} p99 {spread['p99']:.2f}")
     print(f"  median ratio of p99 {statistics.median(ratios):.2f}")
 
 

@@ -78,6 +78,18 @@ async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
 
 
 @pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    """A store in a file of the test's own."""
+    return f"sqlite:{tmp_path / 'store.db'}"
+
+
+@pytest.fixture(params=["memory:", "sqlite:"])
+def store(request: pytest.FixtureRequest, sqlite: str) -> str:
+    """Each of the stores in turn."""
+    return sqlite if request.param == "sqlite:" else str(request.param)
+
+
+@pytest.fixture
 def scripted() -> Iterator[scripts.Scripted]:
     """The provider ``SCRIPTED``: the test says what it answers, and when."""
     scripts.current = scripts.Scripted()

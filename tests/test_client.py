@@ -207,7 +207,7 @@ async def test_cancel() -> None:
 
 async def test_cancel_while_disconnected() -> None:
     """A cancel that finds no connection is said on the next one."""
-    async with serving() as server, Proxy(server.port) as proxy, connect(proxy.url) as client:
+    async with serving() as server, Proxy(server.port) as proxy, connect(proxy.url, tries=1000) as client:
         stream = await client.chat("hello", model=ENDLESS)
         await anext(stream)
         proxy.refuse()

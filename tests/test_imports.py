@@ -37,10 +37,11 @@ RULE: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (("producer",), (*WORDS, "text", "chunklog", "providers.base"), "A producer knows a provider and a log."),
     (("frames",), (*WORDS, *CORE, "chunklog"), "Frames are made of a log."),
     (("ticks",), (), "Timers know nobody."),
+    (("inbound",), (), "Frames that come in are only bytes."),
     (("registry",), WORDS, "The registry counts connections without knowing what they are."),
     (
         ("connection", "wires.*"),
-        (*WORDS, *CORE, "config", "chunklog", "frames", "ticks", "registry", "wires.*"),
+        (*WORDS, *CORE, "config", "chunklog", "frames", "inbound", "ticks", "registry", "wires.*"),
         "A wire reads logs. It is handed what starts streams and never looks for it.",
     ),
     # Clients live on other machines.

@@ -427,7 +427,8 @@ class ClientProtocol:
         view = self._requested.get(message.request_id or "") or self._streams.get(message.stream_id or "")
         if self._questions and message.request_id is None and message.stream_id is None:
             self._on_answer(message)
-        elif view is None or view.state is ViewState.ENDED:
+            return
+        if view is None or view.state is ViewState.ENDED:
             pass
         elif self._is_passing(view, message):
             view._refusals += 1

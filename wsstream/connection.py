@@ -12,6 +12,7 @@ import asyncio
 import logging
 import secrets
 import socket
+import sys
 import time
 from asyncio import Future
 from collections.abc import Callable, Sequence
@@ -65,7 +66,7 @@ MAX_TURN_CONTROL = 1024 * 1024
 MAX_FRAGMENTS = 64
 CLOSE_TIMEOUT = 2.0
 """Seconds between our close frame and the end of patience."""
-TCP_NOTSENT_LOWAT = 25  # socket has no name for it in Python 3.11
+TCP_NOTSENT_LOWAT = 25  # Linux's; socket has no name for it in Python 3.11
 
 
 class StreamLike(Protocol):
@@ -195,7 +196,8 @@ class NativeConnection(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-            sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+            if sys.platform == "linux":
+                sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
 
     def data_received(self, data: bytes) -> None:
         """Read frames and act on them."""
