@@ -191,6 +191,8 @@ class Client:
 
     async def ask(self, request: Request) -> None:
         """Ask until the stream has started, then follow it."""
+        if request.request_id in self._asking:
+            return
         self._asking[request.request_id] = request
         await self._try_to_send(self._request(request))
 
@@ -536,8 +538,10 @@ class World:
         self.book.hurry = False
         self._load()
         script = asyncio.create_task(self._act())
-        trouble = await end.end(self._server)
-        await _end([script])
+        try:
+            trouble = await end.end(self._server)
+        finally:
+            await _end([script])
         if trouble:
             self.book.object(trouble)
         self.reached += self._server.fell
@@ -672,8 +676,10 @@ class World:
         began = time.monotonic()
         await self._start()
         weary = asyncio.create_task(self._cancel_fresh(fresh))
-        await self._wait_ends()
-        await _end([weary])
+        try:
+            await self._wait_ends()
+        finally:
+            await _end([weary])
         self.recoveries.append(time.monotonic() - began)
         await self._check(cancelled)
 
@@ -719,8 +725,11 @@ class World:
         return Client(self.book, self._server.port, f"ses_checker_{self._seed}", batch=batch, window=1000)
 
     async def _finish(self, tasks: list[Task[None]]) -> None:
-        _, late = await asyncio.wait(tasks, timeout=30.0)
-        await _end(tasks)
+        late: set[Task[None]] = set()
+        try:
+            _, late = await asyncio.wait(tasks, timeout=30.0)
+        finally:
+            await _end(tasks)
         if late:
             self.book.object(f"{len(late)} readers did not come to an end")
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import time
 
 import pytest
 
-from tests.answers import answered, begun, history, said, until, whole
+from tests.answers import answered, begun, history, said, until
 from tests.conftest import SCRIPTED, Serve
 from tests.data.scripted import Scripted
-from tests.native import Native, connected
+from tests.native import Answer, Native, connected, frame
 from wsstream.chunks import ChatMessage, Finish, Usage
 from wsstream.errors import ContentFiltered
 
@@ -368,19 +369,23 @@ async def test_logs_are_loaded_for_whoever_asks(serve: Serve, scripted: Scripted
         stream_id = await answered(native, scripted, "a", "b", "c", request_id="once")
         await answered(native, scripted, "another")
         assert not server.streams.get(stream_id).log.loaded
-        for _ in range(3):
-            await native.send("chat_request", request_id="once", message="hi")
-            await native.send("resume_stream", stream_id=stream_id, last_chunk_id=1)
-            await native.send("resume_stream", stream_id=stream_id, last_chunk_id=2)
+        asked = [
+            {"type": "chat_request", "request_id": "once", "message": "hi"},
+            {"type": "chat_request", "request_id": "once", "message": "hi"},
+            {"type": "resume_stream", "stream_id": stream_id, "last_chunk_id": 1},
+            {"type": "resume_stream", "stream_id": stream_id, "last_chunk_id": 2},
+        ]
+        for count in (2, 3, 4):
+            native.answers[stream_id] = Answer(stream_id, max(0, count - 2))
+            native.send_bytes(b"".join([frame(1, json.dumps(message).encode()) for message in asked[:count]]))
             await other.resume(stream_id, 0)
-            await native.until("stream_complete", stream_id=stream_id)
-            await native.round_trip()
+            assert (await native.read(stream_id)).text == "abc"[max(0, count - 2) :]
             assert (await other.read(stream_id)).text == "abc"
-            assert native.types()[-3:] == ["stream_complete", "heartbeat_ack", "heartbeat_ack"]
+            await native.round_trip()
+            assert native.types()[-4:-2] == ["content_chunk" if count == 4 else "chunk_batch", "stream_complete"]
+            assert server.streams.get(stream_id).log.attachments == []
             await answered(native, scripted, "another")
-        contents = [m["content"] for m in native.seen if m["type"] == "content_chunk" and m["stream_id"] == stream_id]
-        assert contents[-1] == "c"
-        assert await whole(server, stream_id) == "abc"
+            assert not server.streams.get(stream_id).log.loaded
 
 
 async def test_chunks_of_an_unloaded_log_are_sent_again(serve: Serve, scripted: Scripted, sqlite: str) -> None:
