@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.data.scripted import Run, Scripted
-from tests.native import PATIENCE, HasPort, Message, Native, connected
+from tests.native import PATIENCE, Answer, Message, Native
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -40,13 +40,21 @@ async def history(native: Native, **fields: Any) -> Message:
     return await native.until("history")
 
 
-def said(told: Message) -> list[tuple[str, str]]:
+def said(told: Message) -> list[tuple[str, Any]]:
     """Who said what."""
     return [(message["role"], message["content"]) for message in told["messages"]]
 
 
-async def whole(server: HasPort, stream_id: str) -> str:
-    """The answer's text, as a viewer who comes when all is over reads it."""
-    async with connected(server) as late:
-        await late.resume(stream_id, 0)
-        return (await late.read(stream_id)).text
+class _OnlyTheEnd(Answer):
+    """A stream that is not followed: of it the end alone is told."""
+
+    def take(self, message: Message) -> None:
+        assert message["type"] in ("stream_complete", "stream_error")
+        self.end = message
+
+
+async def cancelled(native: Native, stream_id: str) -> Message:
+    """Cancel; the terminal message that comes of it, wherever it comes."""
+    native.answers.setdefault(stream_id, _OnlyTheEnd(stream_id))
+    await native.send("cancel_stream", stream_id=stream_id)
+    return await native.until("stream_complete", stream_id=stream_id)

@@ -64,9 +64,14 @@ class _Hurried:
 
 
 @pytest.fixture
-async def serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
-    """Starts servers in this loop: ``await serve(window=5)``. They stop with the test, at once."""
+def quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers in this loop stop at once."""
     monkeypatch.setattr("uvicorn.server.asyncio", _Hurried())
+
+
+@pytest.fixture
+async def serve(quick_stop: None) -> AsyncIterator[Serve]:
+    """Starts servers in this loop: ``await serve(window=5)``. They stop with the test, at once."""
     async with AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> Server:

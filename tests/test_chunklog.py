@@ -25,6 +25,8 @@ OUTCOME = Outcome(StreamState.COMPLETE, 0, finish_reason="stop")
 class SlowStore(MemoryStore):
     """Commits when the test says so."""
 
+    durable = True
+
     def __init__(self) -> None:
         super().__init__()
         self.pending: list[Callable[[], None]] = []

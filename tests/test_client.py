@@ -33,6 +33,8 @@ from wsstream.config import Config
 from wsstream.errors import CloseCode, ConnectionFailed, ErrorType, LocalError
 from wsstream.server import Server
 
+pytestmark = pytest.mark.usefixtures("quick_stop")
+
 connect = partial(connect_really, random=lambda: 0.0)
 """Without waiting between tries."""
 
@@ -218,6 +220,89 @@ async def test_cancel_while_disconnected() -> None:
         await read(stream)
         assert stream.outcome is not None
         assert stream.outcome.state is StreamState.CANCELLED
+
+
+# -- sessions
+
+
+async def test_history() -> None:
+    """The session's messages are had in order, and a running answer is followed from where its message ends."""
+    async with serving() as server, connect(url_of(server), session_id="mine") as client:
+        whole = await read(await client.chat("hello", model=FAST))
+        stream = await client.chat("and?", model=ENDLESS)
+        text = await anext(stream)
+        async with connect(url_of(server), session_id="mine") as tab:
+            told, other = await asyncio.gather(tab.history(), tab.history("nobody"))
+            last = told.messages[-1]
+            assert last.stream_id is not None
+            rest = tab.follow(last.stream_id, last.last_chunk_id or 0, snapshot=True)
+            await stream.cancel()
+            whole_and = text + await read(stream)
+            assert str(last.content) + await read(rest) == whole_and
+        assert [(m.role, m.is_complete) for m in told.messages[:3]] == [
+            ("user", True),
+            ("assistant", True),
+            ("user", True),
+        ]
+        assert (told.messages[1].content, last.is_complete) == (whole, False)
+        assert (other.session_id, other.messages) == ("nobody", [])
+
+
+async def test_history_across_a_loss() -> None:
+    """A question for the history that finds no connection, or loses it, is answered over the next one."""
+    async with serving() as server, Proxy(server.port) as proxy, connect(proxy.url, tries=1000) as client:
+        await read(await client.chat("hello", model=FAST))
+        proxy.refuse()
+        proxy.cut()
+        await until(lambda: client.state is not ClientState.CONNECTED)
+        asking = asyncio.create_task(client.history())
+        await asyncio.sleep(0.01)
+        proxy.accept()
+        assert len((await asking).messages) == 2
+        proxy.freeze()
+        asking = asyncio.create_task(client.history())
+        await asyncio.sleep(0.01)
+        proxy.cut()
+        assert len((await asking).messages) == 2
+
+
+async def test_history_of_a_closed_client() -> None:
+    """Whoever waits for a history when the client is closed is told so, and so is who asks after that."""
+    async with serving() as server, Proxy(server.port) as proxy:
+        async with connect(proxy.url) as client:
+            proxy.freeze()
+            asking = asyncio.create_task(client.history())
+            gone = asyncio.create_task(client.history())
+            await asyncio.sleep(0.01)
+            gone.cancel()
+            proxy.cut()
+        with pytest.raises(ConnectionFailed):
+            await asking
+        with pytest.raises(LocalError):
+            await client.history()
+
+
+async def test_a_history_that_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that cannot read its store says so, and the client goes on."""
+    async with serving() as server, connect(url_of(server)) as client:
+
+        async def failing(session_id: str) -> Any:
+            raise errors.StoreError("The disk is gone")
+
+        monkeypatch.setattr(server.streams, "history", failing)
+        with pytest.raises(errors.RequestError) as refused:
+            await client.history()
+        assert refused.value.recoverable
+        assert await read(await client.chat("hello", model=FAST))
+
+
+async def test_what_becomes_of_an_orphan() -> None:
+    """A request says what becomes of its answer when nobody follows it."""
+    async with serving() as server:
+        async with connect(url_of(server)) as client:
+            stream = await client.chat("hello", model=ENDLESS, config={"on_orphan": {"stop_after_chunks": 0}})
+            await anext(stream)
+        await until(lambda: server.streams.get(stream.stream_id).log.state is StreamState.INTERRUPTED)
 
 
 async def test_two_streams_at_once() -> None:

@@ -34,6 +34,9 @@ from wsstream.errors import (
     RateLimited,
     RequestError,
     ResumeAhead,
+    StoreCorrupt,
+    StoreError,
+    StoreLocked,
     StreamFailure,
     TooManyStreams,
     Unauthorized,
@@ -70,7 +73,10 @@ ON_THE_WIRE = {
 }
 
 # These never travel: they are for whoever runs the server or calls the library.
-LOCAL = {WsstreamError, ConfigError, LocalError, RequestError, StreamFailure, ConnectionFailed}
+LOCAL = {
+    *(WsstreamError, ConfigError, LocalError, RequestError, StreamFailure, ConnectionFailed),
+    *(StoreError, StoreLocked, StoreCorrupt),
+}
 
 
 def _all_errors() -> list[type[WsstreamError]]:

@@ -16,10 +16,6 @@ PACKAGE = TESTS.parent / "wsstream"
 TESTED_ELSEWHERE = {
     "__init__": "holds the version and a page of text",
     "__main__": "three lines that call the command line",
-    "cli": "its commands have tests of their own: test_terminal.py and test_load.py",
-    "http": "test_client.py comes in through it",
-    "server": "test_client.py starts one",
-    "web": "served next to the socket that test_client.py uses",
     "providers": "test_client.py is answered by one",
     "stores": "test_worlds.py keeps its logs in one",
     "testing": "test_worlds.py lives in it",

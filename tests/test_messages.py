@@ -29,6 +29,8 @@ WRITTEN: list[tuple[Any, str]] = [
     (m.CancelStream("s"), '{"type":"cancel_stream","stream_id":"s"}'),
     (m.ListStreams(), '{"type":"list_streams"}'),
     (m.GetHistory(), '{"type":"get_history"}'),
+    (m.RenameSession("t", "ses"), '{"type":"rename_session","title":"t","session_id":"ses"}'),
+    (m.DeleteSession(), '{"type":"delete_session"}'),
     (m.Heartbeat(1.5), '{"type":"heartbeat","timestamp":1.5}'),
     (m.HeartbeatAck("x"), '{"type":"heartbeat_ack","timestamp":"x"}'),
     (
@@ -71,6 +73,19 @@ WRITTEN: list[tuple[Any, str]] = [
         '"last_chunk_id":4}',
     ),
     (m.StreamList([]), '{"type":"stream_list","streams":[]}'),
+    (
+        m.History("ses", [m.HistoryMessage("m", "user", "hi", 1.5, True)]),
+        '{"type":"history","session_id":"ses",'
+        '"messages":[{"id":"m","role":"user","content":"hi","created":1.5,"is_complete":true}]}',
+    ),
+    (
+        m.History("ses", [m.HistoryMessage("m", "assistant", "so", 1.5, False, "s", Usage(1, 2), 7)], "t"),
+        '{"type":"history","session_id":"ses",'
+        '"messages":[{"id":"m","role":"assistant","content":"so","created":1.5,"is_complete":false,"stream_id":"s",'
+        '"usage":{"input_tokens":1,"output_tokens":2},"last_chunk_id":7}],"title":"t"}',
+    ),
+    (m.SessionChanged("ses", "t"), '{"type":"session_changed","session_id":"ses","title":"t"}'),
+    (m.SessionChanged("ses", deleted=True), '{"type":"session_changed","session_id":"ses","deleted":true}'),
     (m.GoingAway(1000, 250), '{"type":"going_away","deadline_ms":1000,"reconnect_after_ms":250}'),
     (
         m.Error("capacity", "full", True, retry_after=2.0),

@@ -470,6 +470,19 @@ def test_a_repeated_request_keeps_its_window() -> None:
     assert [message["type"] for message in read(end.messages_to_send())] == ["stream_start"]
 
 
+def test_a_window_may_open_before_the_start_is_told() -> None:
+    """A stream is followed from the opening of its window to its end; when its start is told is the owner's affair."""
+    end = make_open()
+    assert not end.follows("s")
+    window = end.open_stream("s")
+    assert end.follows("s")
+    assert end.messages_to_send() == []
+    end.tell_start("r", "s", session_id="ses", epoch="e", model=None, timestamp=0.0, window=window)
+    assert [message["type"] for message in read(end.messages_to_send())] == ["stream_start"]
+    end.end_stream("s")
+    assert not end.follows("s")
+
+
 def test_a_resume_is_an_ack() -> None:
     """Resuming opens a new window behind the chunk that the client has."""
     end = make_open(window=7)

@@ -271,6 +271,19 @@ async def test_nobody_is_told_before_a_stream_is_stored(how: str) -> None:
         assert told == ["a", "b", "again"]
 
 
+@in_virtual_time
+async def test_an_end_and_its_message_are_one_write() -> None:
+    """What an answer said is written with its end, not behind it: no crash comes between them."""
+    store = RecordingStore()
+    written: list[str] = []
+    finish = store.finish
+    store.save_message = lambda message: written.append(message.role)  # type: ignore[method-assign]
+    store.finish = lambda *given: (written.append("end"), finish(*given))[1]  # type: ignore[method-assign]
+    async with house(store=store) as h:
+        await h.ended()
+    assert written == ["user", "assistant", "assistant", "end"]
+
+
 # -- cancel
 
 

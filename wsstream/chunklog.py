@@ -132,6 +132,8 @@ class ChunkLog:
     __slots__ = (
         "_broken",
         "_data",
+        "_durable",
+        "_delivered",
         "_kinds",
         "_overhead",
         "_pending_outcome",
@@ -200,7 +202,9 @@ class ChunkLog:
         """The chunk at which `on_stop` is called."""
         self.on_stop: Callable[[], None] | None = None
         self._broken = False
+        self._delivered = 0
         self._store = store
+        self._durable = store.durable
         self._overhead = overhead
         # All bodies, end to end: an object for each would take four times their size. Where they begin is in `totals`.
         self._data = bytearray()
@@ -231,14 +235,26 @@ class ChunkLog:
         Raises:
             UnicodeEncodeError: a content holds a lone surrogate. Nothing was appended.
         """
-        if len(deltas) == 1:  # nearly always; every list that is not built here is felt
-            delta = deltas[0]
-            bodies = [encode(delta.content)[1:-1]]
-            kinds = _KINDS[delta.kind]
+        if len(deltas) == 1:
+            self._append_one(deltas[0])
         else:
             bodies = [encode(delta.content)[1:-1] for delta in deltas]
-            kinds = bytes([delta.kind for delta in deltas])
-        self.append_bodies(bodies, kinds)
+            self.append_bodies(bodies, bytes([delta.kind for delta in deltas]))
+
+    def _append_one(self, delta: Delta) -> None:
+        """As `append_bodies` for one delta: nearly every token comes alone, and every list built for it is felt."""
+        if self._broken:
+            return
+        body = encode(delta.content)[1:-1]
+        self._data += body
+        totals = self.totals
+        totals.append(totals[-1] + len(body) + self._overhead)
+        self._kinds.append(delta.kind)
+        last = len(totals) - 1
+        if self._durable:
+            self._store.append(self.stream_id, last, [body], _KINDS[delta.kind], self._on_committed)
+        else:
+            self._on_committed(last)  # there is nothing to wait for
 
     def append_bodies(self, bodies: list[bytes], kinds: bytes) -> None:
         """As `append`, for contents that are escaped already."""
@@ -425,9 +441,15 @@ class ChunkLog:
         if attachment not in self.attachments:
             return
         self.attachments.remove(attachment)
+        self._delivered = max(self._delivered, attachment.window.acked)
         self.on_floor_moved()
         if not self.attachments and self.on_deserted is not None:
             self.on_deserted()
+
+    @property
+    def delivered(self) -> int:
+        """The furthest ack of any viewer, also of those who have left."""
+        return max([self._delivered, *[attachment.window.acked for attachment in self.attachments]])
 
     @property
     def floor(self) -> int:
@@ -465,6 +487,8 @@ class ChunkLog:
         self.stop_at = len(self) + chunks
         self.on_stop = on_stop
         self._room_until = min(self._room_until, self.stop_at)
+        if not chunks:
+            on_stop()
 
     async def wait_room(self) -> None:
         """Wait until the slowest viewer is at most ``low`` chunks behind, or has left; not at all where it is so."""

@@ -227,7 +227,7 @@ class Producer:
         self._flush_repair()
         receipt = Receipt(
             generated_chunks=len(self._log),
-            delivered_chunk_id=max((a.window.acked for a in self._log.attachments), default=0),
+            delivered_chunk_id=self._log.delivered,
             upstream_closed_ms=round(closed, 3),
         )
         return self._outcome(StreamState.CANCELLED, finish_reason="cancelled", receipt=receipt)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from wsstream import cli
 from wsstream.chunklog import ChunkLog
+from wsstream.chunks import Delta
+from wsstream.connection import _HANDLERS, NativeConnection
+from wsstream.messages import CancelStream
 from wsstream.sessions import Sessions
 from wsstream.stores import database
 from wsstream.stores.database import Cancelled, Database, Finish
@@ -41,14 +44,15 @@ def small_files() -> None:
 
 @plant
 def shown_before_commit() -> None:
-    """Viewers see chunks as soon as they are appended."""
-    append = ChunkLog.append_bodies
+    """Viewers see chunks as soon as they are appended, but for the first, that comes behind its stream's start."""
+    append = ChunkLog.append
 
-    def append_and_show(self: ChunkLog, bodies: list[bytes], kinds: bytes) -> None:
-        append(self, bodies, kinds)
-        self._on_committed(len(self))
+    def append_and_show(self: ChunkLog, deltas: Sequence[Delta]) -> None:
+        append(self, deltas)
+        if self.tail:
+            self._on_committed(len(self))
 
-    ChunkLog.append_bodies = append_and_show  # type: ignore[method-assign]
+    ChunkLog.append = append_and_show  # type: ignore[method-assign]
 
 
 @plant
@@ -103,6 +107,21 @@ def ends_not_kept() -> None:
 
 
 # -- mistakes that this code really had
+
+
+@plant
+def cancels_overtake() -> None:
+    """Who cancels an answer that is still being read from the store is told its end before its chunks."""
+    NativeConnection._on_cancel = _cancel_and_overtake  # type: ignore[method-assign]
+    _HANDLERS[CancelStream] = _cancel_and_overtake
+
+
+def _cancel_and_overtake(self: NativeConnection, core: Any, asked: CancelStream) -> None:
+    assert asked.stream_id is not None
+    stream = self._hub.streams.get(asked.stream_id)
+    self._hub.streams.cancel(stream)
+    if asked.stream_id not in self._attachments:
+        stream.log.when_finished(self._tell_end)
 
 
 @plant

@@ -63,5 +63,6 @@ class ByHand(SqliteStore):
         self._thread = _NoThread()  # type: ignore[assignment]
 
     def _commit(self) -> None:
+        assert not self._committing, "one commit at a time"
         self.commits.append((time.monotonic(), list(self._groups[0].operations)))
         super()._commit()

@@ -17,7 +17,7 @@ SECTOR = 512
 _names = itertools.count()
 
 Trouble = Callable[[str, int], int | None]
-"""Given the kind of access (`read`, `write`, `sync`, `truncate`) and how many there were, SQLite's code for its failure."""
+"""Given the kind of access (`read`, `write`, `sync`, `truncate`) and its number, SQLite's code for its failure."""
 
 
 class PowerCut(apsw.IOError):
@@ -82,6 +82,7 @@ class Disk(apsw.VFS):
         self.cut_at: int | None = None
         self.counts = {"read": 0, "write": 0, "sync": 0, "truncate": 0}
         self.dead = False
+        self.opened = 0
         super().__init__(self.name, "")
 
     def touch(self, kind: str) -> None:
@@ -108,7 +109,8 @@ class Disk(apsw.VFS):
     # -- what SQLite calls
 
     def xOpen(self, name: Any, flags: list[int]) -> _OpenFile:
-        path = name.filename() if isinstance(name, apsw.URIFilename) else name
+        path = (name.filename() if isinstance(name, apsw.URIFilename) else name) or ""
+        self.opened += path.endswith(".db")
         path = path or f"temporary-{next(_names)}"
         self.files.setdefault(path, _File())
         flags[1] = flags[0]

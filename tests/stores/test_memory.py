@@ -7,9 +7,10 @@ import pytest
 from tests.virtual import in_virtual_time
 from wsstream.chunks import Outcome, StreamState
 from wsstream.errors import ConfigError
-from wsstream.stores import open_store
+from wsstream.stores import memory, open_store
 from wsstream.stores.base import SessionInfo, StoredMessage, StreamRecord
 from wsstream.stores.memory import MemoryStore
+from wsstream.testing.contracts import check_store
 
 RECORD = StreamRecord("s", "ses", "r", "e", None, 0.0)
 
@@ -121,3 +122,18 @@ def test_it_takes_no_path() -> None:
     """A path is refused, rather than to let somebody believe that something is kept there."""
     with pytest.raises(ConfigError, match="takes no path"):
         open_store("memory:/var/lib/wsstream")
+
+
+async def test_it_keeps_the_contract() -> None:
+    """It is a store like any other, but for what outlives the process."""
+    await check_store(lambda _: MemoryStore())
+
+
+@in_virtual_time
+async def test_only_the_latest_sessions_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory is bounded: the session that was silent for longest is forgotten first."""
+    monkeypatch.setattr(memory, "SESSIONS", 3)
+    store = MemoryStore()
+    for number, session_id in enumerate(("a", "b", "c", "a", "d")):
+        store.save_message(message(number, session_id))
+    assert [len(await store.history(session_id)) for session_id in "abcd"] == [2, 0, 1, 1]

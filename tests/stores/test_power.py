@@ -89,7 +89,8 @@ class Writer:
         new = [b"%d.%d " % (number, len(bodies) + n) * self.dice.randrange(1, 90) for n in range(1, 4)]
         operations.append(Append(number, len(bodies) + 1, bytes(3), new))
         bodies += new
-        notes.append(lambda count=len(bodies): self.acked.update({number: count}))  # type: ignore[misc]
+        count = len(bodies)
+        notes.append(lambda: self.acked.update({number: count}))
 
     def _finish(self, number: int, operations: list[Operation], notes: list[Callable[[], None]]) -> None:
         bodies = self.bodies[number]
@@ -109,7 +110,7 @@ def _end(_: StreamRecord, __: bool, log: StoredLog) -> tuple[Outcome, StoredMess
 
 
 def _trial(seed: int, durability: Durability) -> tuple[int, int]:
-    """Write until the power goes, look at what is left; how many chunks were acknowledged, and how many of them lost."""
+    """Write until the power goes, look at what is left: how many chunks were acknowledged, and how many are lost."""
     writer, disk = Writer(seed), Disk()
     disk.cut_at = writer.dice.randrange(1, 900)
     database = None

@@ -17,7 +17,7 @@ from wsstream.load.histogram import Histogram
 if TYPE_CHECKING:
     from wsstream.load.client import Client
 
-ACK_DELAY = 0.09
+ACK_DELAY = 0.19
 ACK_TICK = 0.01
 """An ack goes out `ACK_DELAY` to `ACK_DELAY + ACK_TICK` seconds after the chunk."""
 

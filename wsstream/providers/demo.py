@@ -159,7 +159,10 @@ def _maker(model: DemoModel) -> Make:
     if model.stamp:
         return lambda first, last: [Delta("@%016d " % (time.monotonic_ns() // 1000)) for _ in range(first, last)]
     words = _shuffled(model.seed)
-    return lambda first, last: [words[n % len(words)] for n in range(first, last)]
+    count = len(words)
+    return lambda first, last: (
+        (words[first % count],) if last - first == 1 else [words[n % count] for n in range(first, last)]
+    )
 
 
 @lru_cache(64)

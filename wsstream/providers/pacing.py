@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from heapq import heappop, heappush
+
+SLOTS = 1000
+"""Slots of a second: callbacks of one slot are called together."""
+NEVER = 2**62
 
 
 class Ticker:
@@ -15,50 +18,49 @@ class Ticker:
     spend more on those than on their tokens.
     """
 
-    RESOLUTION = 0.001
-
-    __slots__ = ("_armed_for", "_count", "_loop", "_timer", "_waiting")
+    __slots__ = ("_loop", "_next", "_slots", "_timer")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = 0
-        self._armed_for = float("inf")
+        self._slots: dict[int, list[Callable[[], None]]] = {}
+        self._next = NEVER
+        """The first slot that somebody waits in, as far as the timer knows."""
         self._timer: asyncio.TimerHandle | None = None
 
     def call_at(self, when: float, callback: Callable[[], None]) -> None:
         """Call ``callback`` at ``when`` (of ``time.monotonic()``), or up to a millisecond later."""
-        self._count += 1  # keeps the heap from ever comparing callbacks
-        heappush(self._waiting, (when, self._count, callback))
-        if when < self._armed_for:
-            self._arm(when)
+        slot = int(when * SLOTS) + 1
+        waiting = self._slots.get(slot)
+        if waiting is not None:
+            waiting.append(callback)
+            return
+        self._slots[slot] = [callback]
+        if slot < self._next:
+            self._arm(slot)
 
-    def _arm(self, when: float) -> None:
+    def _arm(self, slot: int) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._armed_for = when
-        self._timer = self._loop.call_at(when, self._tick)
+        self._next = slot
+        self._timer = self._loop.call_at(slot / SLOTS, self._tick)
 
     def _tick(self) -> None:
-        due = time.monotonic() + self.RESOLUTION / 2
-        waiting = self._waiting
+        now = int(time.monotonic() * SLOTS + 0.01)  # the timer may be a rounding error early
         self._timer = None
-        self._armed_for = 0.0  # nobody who asks meanwhile needs to arm a timer: it is done below
-        ready = []
-        while waiting and waiting[0][0] <= due:
-            ready.append(heappop(waiting)[2])
-        for callback in ready:  # not while taking them: a fast answer asks again at once for the next few microseconds
-            try:
-                callback()
-            except Exception as error:  # noqa: BLE001 - one answer's mistake must not stop the clock for all
-                self._loop.call_exception_handler({"message": "a paced answer failed", "exception": error})
-        self._armed_for = float("inf")
-        if waiting:
-            self._arm(max(waiting[0][0], due + self.RESOLUTION / 2))
+        self._next = 0  # nobody who asks meanwhile needs to arm a timer: it is done below
+        for slot in sorted([slot for slot in self._slots if slot <= now]):
+            for callback in self._slots.pop(slot):
+                try:
+                    callback()
+                except Exception as error:  # noqa: BLE001 - one answer's mistake must not stop the clock for all
+                    self._loop.call_exception_handler({"message": "a paced answer failed", "exception": error})
+        self._next = NEVER
+        if self._slots:
+            self._arm(max(min(self._slots), now + 1))
 
     def close(self) -> None:
         """Stop. Whoever still waits is not called."""
-        self._waiting.clear()
+        self._slots.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

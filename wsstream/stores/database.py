@@ -36,6 +36,8 @@ WAL_BYTES = 16 * 1024 * 1024
 """What is left of a WAL that one large answer has made larger."""
 COMPACT_BYTES = 16 * 1024 * 1024
 """The size from which the journal is looked through for answers that take long."""
+TIDY_RETRY = 1.0
+"""Seconds until a checkpoint that failed is tried again."""
 APPLICATION_ID = 0x77737374
 Durability = Literal["process", "power"]
 
@@ -60,7 +62,13 @@ CREATE INDEX messages_by_session ON messages (session_id, number);
 CREATE INDEX messages_by_stream ON messages (stream_id) WHERE stream_id IS NOT NULL;
 """
 
-_TABLES = {"streams", "journal", "logs", "sessions", "messages"}
+_TABLES = {
+    "streams": "number, stream_id, record, cancelled, ending",
+    "journal": "number, entries",
+    "logs": "number, chunks",
+    "sessions": "session_id, title, created, updated",
+    "messages": "number, session_id, stream_id, message",
+}
 
 # From version n to n + 1: the statements that take an older file there.
 _MIGRATIONS: dict[int, str] = {}
@@ -157,12 +165,14 @@ class Database:
         self._vfs = vfs
         self._db: apsw.Connection | None = None
         self._doubtful = False
+        self._unsure = False
         self._row = 0
         self._rows: deque[tuple[int, int]] = deque()
         self._needed: dict[int, int] = {}
         self._size = 0
         self._compact_at = COMPACT_BYTES
         self._wal_pages = 0
+        self._tidy_again = 0.0
         with translated(path, opening=True):
             if vfs is None:
                 _make_private(path)
@@ -184,8 +194,9 @@ class Database:
     def _prepare(self, db: apsw.Connection) -> None:
         db.set_busy_timeout(BUSY_TIMEOUT_MS)
         # Exclusive before WAL: then the index of the WAL is in our own memory, and no other process can write.
+        db.pragma("locking_mode", "EXCLUSIVE")
+        version = _check(db, self.path)
         for name, value in (
-            ("locking_mode", "EXCLUSIVE"),
             ("journal_mode", "WAL"),
             ("synchronous", "FULL" if self._durability == "power" else "NORMAL"),
             ("wal_autocheckpoint", 0),
@@ -197,11 +208,11 @@ class Database:
             db.pragma(name, value)
         db.set_wal_hook(self._on_wal)
         with db:
-            _migrate(db, self.path)
+            _migrate(db, version)
 
     def _verify(self, db: apsw.Connection) -> None:
-        """See that a disk that failed still has what it had confirmed."""
-        if self._rows:
+        """See that a disk that failed still has what it had confirmed, unless the failed commit may have deleted it."""
+        if self._rows and not self._unsure:
             newest = self._rows[-1][0]
             if not db.execute("SELECT 1 FROM journal WHERE number = ?", (newest,)).fetchall():
                 raise StoreError(f"{self.path}: the disk has lost what it had confirmed")
@@ -287,26 +298,31 @@ class Database:
                         db.pragma("user_version", VERSION)  # a write that shows whether the disk works again
                     size = self._write(db, operations, needed)
             except BaseException:
+                self._unsure |= any(isinstance(operation, Finish | Delete) for operation in operations)
                 self._give_up()
                 raise
-        self._doubtful = False
+        self._doubtful = self._unsure = False
+        shrunk = not self._needed.keys() <= needed.keys()
         self._needed = needed
         if size:
             self._account(self._row, size)
-        self._forget_rows()
+        if shrunk:
+            self._forget_rows()
         self._tidy()
 
     def _write(self, db: apsw.Connection, operations: Sequence[Operation], needed: dict[int, int]) -> int:
         """Do ``operations``; the bytes that the journal grew by."""
-        over = {operation.number for operation in operations if isinstance(operation, Finish | Delete)}
         appends: list[Append] = []
+        over: set[int] = set()
         for operation in operations:
             if type(operation) is Append:
-                if operation.number not in over:
-                    appends.append(operation)
-            else:
-                _WRITERS[type(operation)](db, operation)
+                appends.append(operation)
+                continue
+            _WRITERS[type(operation)](db, operation)
+            if isinstance(operation, Finish | Delete):
+                over.add(operation.number)
         if over:
+            appends = [append for append in appends if append.number not in over]
             for number in over:
                 needed.pop(number, None)
             self._trim(db, needed)
@@ -329,9 +345,9 @@ class Database:
 
     def _forget_rows(self) -> None:
         rows = self._rows
-        if rows and rows[0][0] not in (oldest := min(self._needed.values(), default=self._row + 1),):
-            while rows and rows[0][0] < oldest:
-                self._size -= rows.popleft()[1]
+        oldest = min(self._needed.values(), default=self._row + 1)
+        while rows and rows[0][0] < oldest:
+            self._size -= rows.popleft()[1]
 
     def _compact(self) -> None:
         """Gather what long answers have in many rows: the journal must not grow for as long as they run."""
@@ -350,6 +366,7 @@ class Database:
         for row, size in written:
             self._account(row, size)
         self._forget_rows()
+        self._compact_at = max(COMPACT_BYTES, 2 * self._size)
 
     # -- what can wait until after a commit
 
@@ -357,16 +374,18 @@ class Database:
         """Keep the files small. Trouble here concerns nothing that was committed."""
         if self._wal_pages < PAGES_PER_CHECKPOINT and self._size < self._compact_at:
             return
+        if self.trouble is not None and time.monotonic() < self._tidy_again:
+            return
         try:
             with translated(self.path):
                 if self._size >= self._compact_at:
-                    self._compact_at = 2 * self._size  # should it fail, it is not tried with every commit
                     self._compact()
-                    self._compact_at = max(COMPACT_BYTES, 2 * self._size)
                 if self._wal_pages >= PAGES_PER_CHECKPOINT:
                     self._checkpoint()
         except StoreError as error:
+            self._unsure = True
             self._give_up()
+            self._tidy_again = time.monotonic() + TIDY_RETRY
             if self.trouble is None:
                 logger.error("%s", error)
             self.trouble = str(error)
@@ -442,28 +461,37 @@ class Database:
 # -- statements
 
 
-def _migrate(db: apsw.Connection, path: str) -> None:
-    """See that the file is ours, and of this version.
+def _check(db: apsw.Connection, path: str) -> int:
+    """See that the file is ours, or empty, without changing it; the version of its tables.
 
     Raises:
         StoreError: it belongs to something else, or to a newer version.
         StoreCorrupt: it is ours, and damaged.
     """
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    version = db.pragma("user_version")
+    version = int(db.pragma("user_version"))
     if not tables and version == 0:
+        return 0
+    if db.pragma("application_id") != APPLICATION_ID and not tables >= _TABLES.keys():
+        raise StoreError(f"{path} is a database of something else")
+    if version > VERSION:
+        raise StoreError(f"{path} was written by a newer wsstream (schema {version}, this one knows {VERSION})")
+    if version < 1 or not tables >= _TABLES.keys():
+        raise StoreCorrupt("its tables are not what they were")
+    return version
+
+
+def _migrate(db: apsw.Connection, version: int) -> None:
+    """Bring the tables from ``version`` to ours."""
+    if version == 0:
         db.execute(_SCHEMA)
         db.pragma("application_id", APPLICATION_ID)
-    elif db.pragma("application_id") != APPLICATION_ID and not tables >= _TABLES:
-        raise StoreError(f"{path} is a database of something else")
-    elif version > VERSION:
-        raise StoreError(f"{path} was written by a newer wsstream (schema {version}, this one knows {VERSION})")
-    elif version < 1 or not tables >= _TABLES:
-        raise StoreCorrupt("its tables are not what they were")
     for old in range(version or VERSION, VERSION):
         db.execute(_MIGRATIONS[old])
     if version != VERSION:
         db.pragma("user_version", VERSION)
+    for table, columns in _TABLES.items():
+        db.execute(f"SELECT {columns} FROM {table} LIMIT 0")  # fails where they are damaged
 
 
 def _journalled(db: apsw.Connection, numbers: set[int] | None = None) -> _Logs:
@@ -643,7 +671,7 @@ class translated:
         if isinstance(error, apsw.BusyError | apsw.LockedError):
             raise StoreLocked(f"{self._path}: another process is using it") from error
         if isinstance(error, apsw.Error | MemoryError):
-            raise StoreError(f"{self._path}: {error or type(error).__name__}") from error
+            raise StoreError(f"{self._path}: {str(error) or type(error).__name__}") from error
 
 
 _CORRUPT = (

@@ -113,7 +113,9 @@ class SqliteStore:
         self._group = self._groups[0]  # the last of them: it gathers, the others wait
         self._committing = False
         self._timer: asyncio.Handle | None = None
+        self._probe: asyncio.Handle | None = None
         self._last_commit = -WINDOW
+        self._failing = False
         self._trouble: str | None = None
         self._closed = False
 
@@ -126,6 +128,7 @@ class SqliteStore:
         try:
             summaries, highest = await self._ask(lambda: self._open(end))
         except BaseException:
+            self._closed = True
             self._jobs.put(self._close)
             self._jobs.put(None)
             raise
@@ -160,11 +163,12 @@ class SqliteStore:
             if not self._committing:
                 self._commit()
             await self._ask(lambda: None)
-            if self._trouble is not None:
+            if self._failing:
                 break
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._probe):
+            if timer is not None:
+                timer.cancel()
         await self._ask(self._close)
         self._jobs.put(None)
         self._thread.join(timeout=5.0)
@@ -241,7 +245,7 @@ class SqliteStore:
         """Commit at the end of this tick, or when the last commit is long enough ago."""
         if self._closed:
             return
-        window = WINDOW if self._trouble is None else RETRY
+        window = RETRY if self._failing else WINDOW
         wait = self._last_commit + window - time.monotonic()
         if wait <= 0:
             self._timer = self._loop.call_soon(self._commit)
@@ -273,9 +277,7 @@ class SqliteStore:
 
     def _try_commit(self, operations: Sequence[Operation]) -> StoreError | None:
         try:
-            if self._database is None:
-                self._database = Database(self._path, self._durability, self._vfs)
-            self._database.commit(operations)
+            self._opened().commit(operations)
         except StoreCorrupt as error:
             self._try_set_aside(error)
             return error
@@ -283,7 +285,7 @@ class SqliteStore:
             return error
         except Exception as error:  # whatever it is, the thread goes on
             logger.exception("the store %s failed unexpectedly", self._path)
-            return StoreError(f"{self._path}: {error or type(error).__name__}")
+            return StoreError(f"{self._path}: {type(error).__name__}: {error}")
         return None
 
     def _try_set_aside(self, error: StoreCorrupt) -> None:
@@ -297,15 +299,24 @@ class SqliteStore:
         if error is not None:
             self._on_lost(group, error)
         else:
-            if self._trouble is not None and trouble is None:
+            if self._failing:
                 logger.warning("the store %s works again", self._path)
+            self._failing = False
             self._trouble = trouble
             self._cut.difference_update(self._numbers.get(stream_id, 0) for stream_id in group.finished)
             group.tell()
         if len(self._groups) > 1:
             self._commit()  # somebody waits for an answer
-        elif error is not None or self._group.operations:
+        elif self._timer is None and (self._failing or self._group.operations):
             self._schedule()
+        elif self._trouble is not None and self._probe is None:
+            self._probe = self._loop.call_later(RETRY, self._on_probe)
+
+    def _on_probe(self) -> None:
+        """Commit nothing, to see whether the trouble is over."""
+        self._probe = None
+        if self._timer is None and not self._committing:
+            self._commit()
 
     def _on_lost(self, group: _Group, error: StoreError) -> None:
         """Forget what cannot be made good, owe the rest, and say whose writes are lost."""
@@ -331,8 +342,9 @@ class SqliteStore:
         gathered.operations[:0] = owed
         gathered.operations = [each for each in gathered.operations if _stands(each, unborn, cut, self._cut, lost)]
         gathered.finished = {**{i: f for i, f in group.finished.items() if i not in lost}, **gathered.finished}
-        if lost or self._trouble is None:
+        if lost or not self._failing:
             logger.error("the store %s failed, %d streams are concerned: %s", self._path, len(lost), error)
+        self._failing = True
         self._trouble = str(error)
         if lost:
             _guarded(self.on_failure, error, lost)
@@ -370,7 +382,7 @@ class SqliteStore:
         answer = self._answer(future, lambda: question(self._opened()))
         if self._closed:
             future.set_exception(StoreError("The store is closed"))
-        elif self._trouble is not None or (len(self._groups) == 1 and not self._group.operations):
+        elif self._failing or (len(self._groups) == 1 and not self._group.operations):
             self._jobs.put(answer)
         elif not self._committing:
             self._commit()
@@ -382,8 +394,9 @@ class SqliteStore:
         return future
 
     def _opened(self) -> Database:
+        """The file; a new one where the last was set aside."""
         if self._database is None:
-            raise StoreError(f"{self._path} is not open")
+            self._database = Database(self._path, self._durability, self._vfs)
         return self._database
 
     def trouble(self) -> str | None:

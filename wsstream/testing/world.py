@@ -236,6 +236,8 @@ class Plan:
 class LateStore(MemoryStore):
     """A store whose writes take a moment, in order (written before sent)."""
 
+    durable = True
+
     def __init__(self, world: World) -> None:
         self._world = world
         self._delay = world.plan.commit_delay
