@@ -520,3 +520,13 @@ def test_no_ack_is_dropped_or_late(delay: float, most: int, done: list[tuple[int
         on_said(pacer.on_time(now))
     assert said == sorted(set(said))
     assert pacer.acked == processed == (said[-1] if said else 0)
+
+
+def test_an_ack_of_what_an_earlier_window_sent() -> None:
+    """A receiver that has chunks from an earlier window may acknowledge them: they are not sent again."""
+    window = SendWindow(5, 10_000)
+    window.known = 20
+    assert window.on_ack(20)
+    assert (window.sent, window.acked) == (20, 20)
+    with pytest.raises(AckOutOfRange):
+        window.on_ack(21)

@@ -1029,3 +1029,14 @@ def test_the_round_trip_drops_at_once_and_creeps_up() -> None:
         say(end, beat + sample, type="heartbeat_ack", timestamp=beat)
         measured.append(end.round_trip)
     assert measured == pytest.approx([0.4, 0.1, 0.125, 0.15625])
+
+
+def test_a_request_repeated_behind_the_end_forgives_the_late_ack() -> None:
+    """Who asks again for a stream that has ended here may still acknowledge what it was sent before."""
+    end = make_open()
+    window = end.open_stream("s")
+    window.sent = 20
+    end.end_stream("s")
+    again = end.open_stream("s")
+    say(end, type="chunk_ack", stream_id="s", chunk_id=20)
+    assert (again.acked, end.close) == (20, None)

@@ -132,8 +132,8 @@ class ChunkLog:
     __slots__ = (
         "_broken",
         "_data",
-        "_durable",
         "_delivered",
+        "_durable",
         "_kinds",
         "_overhead",
         "_pending_outcome",

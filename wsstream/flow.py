@@ -8,7 +8,8 @@ Theory of operation (docs/protocol.md, "Windows and acks"):
 1. Chunks of a stream are numbered 1, 2, 3 … ``acked <= sent <= tail`` always holds.
 2. Chunk ``n`` may be sent when ``n <= acked + limit`` and the bytes of ``acked + 1 … n`` fit the byte limit.
 3. When nothing is in flight, the next chunk may go whatever its size; otherwise a large one would wait for ever.
-4. An ack is cumulative: it sets ``acked`` to the larger of the two. An ack beyond ``sent`` is an error.
+4. An ack is cumulative: it sets ``acked`` to the larger of the two. An ack beyond ``sent`` (and what an earlier window
+   sent to the same receiver) is an error.
 5. Only an ack (or a resume, which is one) moves ``acked``. Time never does.
 """
 
@@ -24,7 +25,7 @@ from wsstream.errors import AckOutOfRange
 class SendWindow:
     """What one attachment has sent and not yet seen acknowledged."""
 
-    __slots__ = ("acked", "limit", "limit_bytes", "limited", "sent")
+    __slots__ = ("acked", "known", "limit", "limit_bytes", "limited", "sent")
 
     def __init__(self, limit: int, limit_bytes: int, start: int = 0) -> None:
         """A window of ``limit`` chunks and ``limit_bytes`` bytes whose receiver already has chunks 1 … ``start``."""
@@ -32,6 +33,8 @@ class SendWindow:
         self.limit_bytes = limit_bytes
         self.sent = start
         self.acked = start
+        self.known = start
+        """The last chunk that this receiver was sent by an earlier window: an ack of it may still be under way."""
         self.limited = False
         """Whether the last `grant` left chunks behind: then it is the window, not the producer, that is waited for."""
 
@@ -67,7 +70,9 @@ class SendWindow:
             AckOutOfRange: ``chunk_id`` was never sent. Nothing has changed.
         """
         if chunk_id > self.sent:
-            raise AckOutOfRange
+            if chunk_id > self.known:
+                raise AckOutOfRange
+            self.sent = chunk_id  # it has these from before; they need not be sent again
         if chunk_id <= self.acked:
             return False
         self.acked = chunk_id

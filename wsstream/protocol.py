@@ -438,9 +438,10 @@ class ServerProtocol:
     def _open_window(self, stream_id: str, start: int) -> SendWindow:
         if stream_id not in self._windows and self.full:
             raise TooManyStreams
-        if self._ended is not None:
-            self._ended.pop(stream_id, None)
+        before = self._windows.get(stream_id) or (self._ended.pop(stream_id, None) if self._ended else None)
         window = self._windows[stream_id] = SendWindow(self.limit, self.limit_bytes, start)
+        if before is not None:
+            window.known = max(before.sent, before.known)
         if self._policies is not None:
             ceiling = self.limit if self._limit_asked else self._settings.max_window
             self._policies[stream_id] = AdaptiveWindow(ceiling=ceiling)
