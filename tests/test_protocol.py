@@ -520,7 +520,9 @@ def test_an_ended_stream_can_be_followed_again() -> None:
     window = end.resume_stream(m.ResumeStream(0, "s"), "s", tail=9, epoch="e", state=StreamState.COMPLETE)
     end.messages_to_send()
     window.sent = 2
-    (answer,) = say(end, type="chunk_ack", stream_id="s", chunk_id=3)
+    say(end, type="chunk_ack", stream_id="s", chunk_id=3)  # the old window had sent 9
+    assert (window.acked, end.close) == (3, None)
+    (answer,) = say(end, type="chunk_ack", stream_id="s", chunk_id=10)
     assert answer["error_type"] == "ack_out_of_range"
 
 
