@@ -57,21 +57,22 @@ def fastapi_command(port: int, url: str) -> list[str]:
     return [sys.executable, str(HERE / "peers/fastapi_sdk/server.py"), "--port", str(port), "--upstream", url]
 
 
-def wsstream_command(extra: list[str]) -> Callable[[int, str], list[str]]:
+def wsstream_command(extra: list[str], store: str = "memory:") -> Callable[[int, str], list[str]]:
     def command(port: int, url: str) -> list[str]:
         serve = [sys.executable, "-m", "wsstream", "serve", "--port", str(port), "--provider", "openai"]
-        return [*serve, "--base-url", url, "--store", "memory:", *extra]
+        return [*serve, "--base-url", url, "--store", store.format(port=port), *extra]
 
     return command
 
 
-def known_peers(wsstream_args: list[str]) -> dict[str, Peer]:
+def known_peers(wsstream_args: list[str], scratch: str) -> dict[str, Peer]:
     """Every gateway by name. ``ws_node`` is the cheaper of its two ways to call the upstream."""
     peers = [
         node_peer("ws_node", "http"),
         node_peer("ws_node_fetch", "fetch"),
         Peer("fastapi_sdk", "peer", fastapi_command),
         Peer("wsstream", "wsstream", wsstream_command(wsstream_args)),
+        Peer("wsstream_sqlite", "wsstream", wsstream_command(wsstream_args, f"sqlite:{scratch}/{{port}}.db")),
     ]
     return {peer.name: peer for peer in peers}
 
@@ -269,7 +270,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=15, help="length of each stream")
     parser.add_argument("--tokens", type=int, default=2000, help="length of each stream when unpaced")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", default="ws_node,wsstream,fastapi_sdk", help="also: ws_node_fetch")
+    parser.add_argument("--peers", default="ws_node,wsstream,fastapi_sdk", help="also: ws_node_fetch, wsstream_sqlite")
     parser.add_argument("--spread", type=float, default=0, help="seconds over which the streams start; 0 = all at once")
     parser.add_argument("--wsstream-args", default="", help="more options for wsstream serve, in one string")
     parser.add_argument("--json", type=Path, help="write every figure of every run here")
@@ -283,14 +284,14 @@ def leave(_number: int, _frame: FrameType | None) -> None:
 
 def main() -> None:
     options = parse_options()
-    peers = known_peers(options.wsstream_args.split())
     names = options.peers.split(",")
-    if unknown := [name for name in names if name not in peers]:
-        raise SystemExit(f"unknown peer {unknown[0]!r}; there are {', '.join(peers)}")
     if any(name.startswith("ws_node") for name in names) and not (HERE / "peers/ws_node/node_modules").is_dir():
         raise SystemExit("run `npm ci` in benchmarks/peers/ws_node first")
     signal.signal(signal.SIGTERM, leave)
     with tempfile.TemporaryDirectory(prefix="wsstream-bench-") as logs:
+        peers = known_peers(options.wsstream_args.split(), logs)
+        if unknown := [name for name in names if name not in peers]:
+            raise SystemExit(f"unknown peer {unknown[0]!r}; there are {', '.join(peers)}")
         options.logs = Path(logs)
         results = run_rounds([peers[name] for name in names], options)
     print(f"\nMedians of {options.rounds} rounds, {options.streams} streams of {options.rate:g} tokens/s")

@@ -15,6 +15,7 @@ from tests.data.scripted import Scripted
 from tests.native import Answer, Native, connected, frame
 from wsstream.chunks import ChatMessage, Finish, Usage
 from wsstream.errors import ContentFiltered
+from wsstream.stores.base import StoredMessage
 
 
 async def refusal(native: Native, stream_id: str) -> str:
@@ -135,19 +136,31 @@ async def test_a_running_answer_is_followed_from_its_message(serve: Serve, scrip
     assert (answer["content"], answer["is_complete"], "last_chunk_id" in answer) == ("one two three four", True, False)
 
 
-async def test_history_while_an_answer_ends(serve: Serve, scripted: Scripted, sqlite: str) -> None:
-    """An answer that ends while its history is read is told as it was or as it is, never as nothing."""
-    server = await serve(provider=SCRIPTED, store=sqlite)
+async def test_history_while_an_answer_ends(
+    serve: Serve, scripted: Scripted, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that ends between the reading of its message and the telling of it is told as it ended."""
+    server = await serve(provider=SCRIPTED, store=store)
+    read, told = asyncio.Event(), asyncio.Event()
+    ask = server._store.history
+
+    async def slowly(session_id: str) -> list[StoredMessage]:
+        messages = await ask(session_id)
+        read.set()
+        await told.wait()
+        return messages
+
     async with connected(server) as native:
-        for _ in range(20):
-            stream_id, run = await begun(native, scripted)
-            run.put("text")
-            await native.send("get_history")
-            await asyncio.sleep(0)
-            run.finish()
-            told = (await native.until("history"))["messages"][-1]
-            assert "last_chunk_id" in told or (told["content"], told["is_complete"]) == ("text", True)
-            await native.read(stream_id)
+        stream_id, run = await begun(native, scripted)
+        run.put("text")
+        monkeypatch.setattr(server._store, "history", slowly)
+        await native.send("get_history")
+        await read.wait()
+        run.finish()
+        await native.read(stream_id)
+        told.set()
+        answer = (await native.until("history"))["messages"][-1]
+    assert (answer["content"], answer["is_complete"], "last_chunk_id" in answer) == ("text", True, False)
 
 
 async def test_one_history_at_a_time(serve: Serve, scripted: Scripted, sqlite: str) -> None:

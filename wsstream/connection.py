@@ -414,9 +414,6 @@ class NativeConnection(asyncio.Protocol):
         self._when_loaded(stream, lambda: self._send_again(stream, window, asked))
 
     def _send_again(self, stream: StreamLike, window: SendWindow, asked: m.RequestChunks) -> None:
-        assert self._core is not None
-        if not self._core.has_window(stream.stream_id, window) and self._core.follows(stream.stream_id):
-            return  # it was resumed while the log was being read: everything comes again anyway
         attachment = self._attachments.get(stream.stream_id)
         if attachment is None:  # the stream has ended here; its chunks can still be sent again
             attachment = self._attach(stream, window)
@@ -503,12 +500,10 @@ class NativeConnection(asyncio.Protocol):
 
     def _begin_reading(self, stream: StreamLike, window: SendWindow, snapshot_to: int) -> None:
         assert self._core is not None
-        known = self._attachments.get(stream.stream_id)
-        if not self._core.has_window(stream.stream_id, window) or (known is not None and known.window is window):
-            return  # while the log was being read, it was replaced, or asked for twice
-        attachment = self._attach(stream, window)
-        attachment.snapshot_to = snapshot_to
-        attachment.rouse()
+        if self._core.has_window(stream.stream_id, window):  # else it was replaced while the log was being read
+            attachment = self._attach(stream, window)
+            attachment.snapshot_to = snapshot_to
+            attachment.rouse()
 
     def _when_loaded(self, stream: StreamLike, act: Callable[[], None]) -> None:
         """Act when the stream's chunks are in memory: at once, or when the store has read them."""
