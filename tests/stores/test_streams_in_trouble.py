@@ -137,6 +137,24 @@ async def test_a_running_answer_fails_and_keeps_what_was_seen() -> None:
 
 
 @in_virtual_time
+async def test_half_a_character_does_not_outlive_its_answer() -> None:
+    """What the producer still holds when its answer fails is not added behind what was stored."""
+    async with house() as h:
+        stream = await h.start()
+        viewer = h.view(stream)
+        await h.say("a")
+        h.break_down()
+        await h.say("b", "\ud83d")
+        await asyncio.sleep(RETRY)
+        assert (stream.log.tail, len(stream.log)) == (1, 1)
+        assert viewer.take(1000) == (1, 1)
+        outcome = viewer.take_outcome()
+        assert outcome is not None
+        assert outcome.final_chunk_id == 1
+        await h.mend()
+
+
+@in_virtual_time
 async def test_an_answer_that_only_waited_for_its_end_to_be_stored() -> None:
     """It fails too: nobody was told that it was complete."""
     async with house() as h:

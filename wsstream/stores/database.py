@@ -497,7 +497,7 @@ def _migrate(db: apsw.Connection, version: int) -> None:
 def _journalled(db: apsw.Connection, numbers: set[int] | None = None) -> _Logs:
     """The logs in the journal, or only those of ``numbers``.
 
-    An append of chunk 1 begins a log anew. A log ends before a gap, which a row that cannot be read leaves.
+    A log ends before a gap, which a row that cannot be read leaves.
     """
     logs: _Logs = {}
     for row, packed in db.execute("SELECT number, entries FROM journal ORDER BY number"):
@@ -511,8 +511,6 @@ def _journalled(db: apsw.Connection, numbers: set[int] | None = None) -> _Logs:
         for entry in entries:
             if numbers is not None and entry.number not in numbers:
                 continue
-            if entry.first == 1:
-                logs[entry.number] = (bytearray(), [])
             kinds, bodies = logs.setdefault(entry.number, (bytearray(), []))
             if entry.first == len(bodies) + 1:
                 kinds += entry.kinds
