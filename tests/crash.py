@@ -190,6 +190,7 @@ class Client:
         self._open: dict[str, int] = {}
         self._waiting: list[tuple[str, int]] = []
         self._resumed: dict[str, int] = {}
+        self._resuming: set[str] = set()
         self._socket: ClientConnection | None = None
 
     async def ask(self, request: Request) -> None:
@@ -236,21 +237,24 @@ class Client:
             max_size=None,
             proxy=None,
         ) as connection:
+            # What ends between the hello and our reading of its answer may still be listed there as running.
+            ended = {stream_id for stream_id, seen in self._book.streams.items() if seen.end}
             await connection.send(json.dumps(self._hello))
             established = json.loads(await connection.recv())
             if established["type"] != "connection_established":
                 self._book.object(f"hello was answered by {established}")
             self._socket = connection
             try:
-                await self._begin(established)
+                await self._begin(established, ended)
                 while not self.done:
                     await self._on_message(json.loads(await connection.recv()))
             finally:
                 self._socket = None
 
-    async def _begin(self, established: Message) -> None:
+    async def _begin(self, established: Message, ended: set[str]) -> None:
+        self._resuming.clear()
         for active in established["active_streams"]:
-            if active["stream_id"] in self._book.streams and self._book.streams[active["stream_id"]].end:
+            if active["stream_id"] in ended:
                 self._book.object(f"{active} had ended before")
         for stream_id, last in self._open.items():
             await self._resume(stream_id, last)
@@ -267,6 +271,7 @@ class Client:
 
     async def _resume(self, stream_id: str, last: int) -> None:
         self._resumed[stream_id] = last
+        self._resuming.add(stream_id)
         epoch = self._book.streams[stream_id].request.start["epoch"]  # type: ignore[index]
         await self._send({"type": "resume_stream", "stream_id": stream_id, "last_chunk_id": last, "epoch": epoch})
         if self.meddles:
@@ -289,6 +294,8 @@ class Client:
 
     async def _on_message(self, message: Message) -> None:
         kind = message["type"]
+        if kind in LIFE and message["stream_id"] in self._resuming:
+            return  # asked for and resumed at once: what the request brought before the resume does not count
         if kind in LIFE and message["stream_id"] in self._open:
             await self._on_life(kind, message["stream_id"], message)
         elif kind == "stream_start":
@@ -296,6 +303,7 @@ class Client:
         elif kind == "stream_resumed":
             if message["last_chunk_id"] != self._resumed.get(message["stream_id"]):
                 self._book.object(f"resumed elsewhere: {message}")
+            self._resuming.discard(message["stream_id"])
         elif kind == "heartbeat":
             await self._send({"type": "heartbeat_ack", "timestamp": message["timestamp"]})
         elif kind == "error":

@@ -5,7 +5,7 @@ and a policy that may move its limit; the receiving end owns an `AckPacer`.
 
 Theory of operation (docs/protocol.md, "Windows and acks"):
 
-1. Chunks of a stream are numbered 1, 2, 3 … ``acked <= sent <= tail`` always holds.
+1. Chunks of a stream are numbered 1, 2, 3 … ``sent <= tail`` always holds.
 2. Chunk ``n`` may be sent when ``n <= acked + limit`` and the bytes of ``acked + 1 … n`` fit the byte limit.
 3. When nothing is in flight, the next chunk may go whatever its size; otherwise a large one would wait for ever.
 4. An ack is cumulative: it sets ``acked`` to the larger of the two. An ack beyond ``sent`` (and what an earlier window
@@ -34,14 +34,16 @@ class SendWindow:
         self.sent = start
         self.acked = start
         self.known = start
-        """The last chunk that this receiver was sent by an earlier window: an ack of it may still be under way."""
+        """The last chunk that this receiver was sent by an earlier window: an ack of it may still be under way. It
+        counts, so ``acked`` may be ahead of ``sent`` for a while.
+        """
         self.limited = False
         """Whether the last `grant` left chunks behind: then it is the window, not the producer, that is waited for."""
 
     @property
     def in_flight(self) -> int:
         """Chunks sent and not acknowledged."""
-        return self.sent - self.acked
+        return max(0, self.sent - self.acked)
 
     def grant(self, tail: int, totals: Sequence[int]) -> int:
         """The last chunk id that may be sent now; ``sent`` where none may.
@@ -69,10 +71,8 @@ class SendWindow:
         Raises:
             AckOutOfRange: ``chunk_id`` was never sent. Nothing has changed.
         """
-        if chunk_id > self.sent:
-            if chunk_id > self.known:
-                raise AckOutOfRange
-            self.sent = chunk_id  # it has these from before; they need not be sent again
+        if chunk_id > self.sent and chunk_id > self.known:
+            raise AckOutOfRange
         if chunk_id <= self.acked:
             return False
         self.acked = chunk_id
