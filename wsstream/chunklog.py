@@ -329,7 +329,7 @@ class ChunkLog:
         watchers, self._watchers = self._watchers, []
         for tell in watchers:
             tell(self)
-        for attachment in self.attachments:
+        for attachment in list(self.attachments):  # whoever takes the end leaves
             attachment.rouse()
 
     # -- ended logs

@@ -38,7 +38,7 @@ from wsstream.stores.database import (
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 0.003
+WINDOW = 0.004
 """Seconds between the starts of commits under load."""
 
 RETRY = 0.5
