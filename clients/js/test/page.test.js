@@ -5,6 +5,10 @@ import { join } from "node:path";
 import { after, beforeEach, describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
 
+// The page's timers must not keep the tests waiting: a page is closed, it does not end.
+const later = globalThis.setTimeout;
+globalThis.setTimeout = (...timer) => later(...timer).unref();
+
 /** Just as much of a browser as the page asks for. */
 class Node {
   constructor(tag = "") { Object.assign(this, { tag, className: "", hidden: false, dataset: {}, children: [], listeners: {}, value: "", data: "" }); }
