@@ -98,21 +98,35 @@ class Outcome(msgspec.Struct, frozen=True):
     retry_after: float | None = None
 
 
-class ChatMessage(msgspec.Struct, frozen=True):
-    """One turn of a conversation. ``content`` is text, or the provider's own list of parts."""
+class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One turn of a conversation. ``content`` is text, or the provider's own list of parts.
+
+    An assistant's turn may hold ``tool_calls`` (as OpenAI's chat completions write them), a ``tool``'s the
+    ``tool_call_id`` that it answers.
+    """
 
     role: str
-    content: str | list[dict[str, Any]]
+    content: str | list[dict[str, Any]] | None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
-    """What a provider is asked. ``options`` are the settings of `config` that providers understand."""
+    """What a provider is asked.
+
+    ``options`` are further settings, by the names of OpenAI's chat completions (``tools``, ``top_p``, ``stop`` …); a
+    provider passes on those it knows and leaves out the others. ``prefix`` is the answer so far, where an earlier try
+    was cut off: a provider that ``continues`` goes on behind it.
+    """
 
     messages: list[ChatMessage]
     model: str | None = None
     temperature: float | None = None
     max_tokens: int | None = None
     response_format: dict[str, Any] | None = None
+    options: dict[str, Any] = {}
+    prefix: str = ""
 
 
 class StreamInfo(msgspec.Struct, frozen=True):

@@ -34,7 +34,7 @@ class Sessions:
         new = ChatMessage("user", asked.message or "") if asked.messages is None else asked.messages[-1]
         if new.role == "user":
             self._store.save_message(
-                StoredMessage(_message_id(), record.session_id, new.role, new.content, record.created)
+                StoredMessage(_message_id(), record.session_id, new.role, new.content or "", record.created)
             )
         self._store.save_message(answer_message(record, "", complete=False))
 

@@ -32,7 +32,11 @@ class Sink(Protocol):
 
 
 class Provider(Protocol):
-    """A source of answers."""
+    """A source of answers.
+
+    One that sets ``continues = True`` goes on behind ``request.prefix`` where there is one (it may repeat some of it);
+    any other is never given a prefix.
+    """
 
     async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
         """Put the answer to ``request`` into ``sink``, and return its end.

@@ -116,7 +116,7 @@ class OpenAIProvider:
     def _arguments(self, request: ChatRequest) -> dict[str, Any]:
         arguments: dict[str, Any] = {
             "model": request.model or DEFAULT_MODEL,
-            "messages": [msgspec.structs.asdict(message) for message in request.messages],
+            "messages": msgspec.to_builtins(request.messages),
             "stream": True,
             "temperature": request.temperature,
             "response_format": request.response_format,
