@@ -19,13 +19,14 @@ import uvloop
 
 from wsstream.chunks import ChatRequest, Delta, Finish
 from wsstream.config import Config
-from wsstream.connection import Hub, NativeConnection
+from wsstream.connection import NativeConnection
 from wsstream.providers.base import Sink
 from wsstream.providers.openai import _Reading
 from wsstream.providers.sse import SseParser
 from wsstream.registry import Registry
 from wsstream.stores.memory import MemoryStore
 from wsstream.streams import Streams
+from wsstream.wires.native import Hub
 
 ROUNDS = 5
 TOKENS = 20_000
@@ -106,7 +107,7 @@ async def main() -> None:
     connection.data_received(HANDSHAKE)
     connection.data_received(masked(msgspec.json.encode({"type": "chat_request", "request_id": "r", "message": "hi"})))
     await asyncio.sleep(0.05)
-    (attachment,) = connection._attachments.values()
+    (attachment,) = connection._dialogue.attachments.values()
     log, sink, delta = attachment.log, provider.sink, [Delta("@0000001234567890 ")]
     ack = masked(b'{"type":"chunk_ack","stream_id":"%b","chunk_id":1}' % log.stream_id.encode())
 
@@ -116,8 +117,8 @@ async def main() -> None:
 
     def flush() -> None:
         attachment.window.sent -= 1
-        connection._ready.append(attachment)
-        connection.flush()
+        connection._dialogue._ready.append(attachment)
+        connection._dialogue.flush()
 
     parser, reading = SseParser(), _Reading(Silent())
     parser.feed(b"data: x\n\n")

@@ -151,7 +151,12 @@ class Native:
         message: Message = json.loads(data)
         assert next(iter(message)) == "type"
         self.seen.append(message)
-        if "stream_id" in message and message["type"] not in ("stream_start", "stream_resumed", "error"):
+        if "stream_id" in message and message["type"] not in (
+            "stream_start",
+            "stream_resumed",
+            "error",
+            "session_changed",
+        ):
             self.answer(message["stream_id"]).take(message)
         return message
 

@@ -17,6 +17,8 @@ from tests.native import PATIENCE, UPGRADE, Native, connected, frame
 from wsstream import connection
 from wsstream.connection import NativeConnection
 from wsstream.server import Server
+from wsstream.wires import native as wire
+from wsstream.wires.native import Dialogue
 
 CONT, TEXT, BINARY, CLOSE, PING = 0, 1, 2, 8, 9
 HEARTBEAT = b'{"type":"heartbeat","timestamp":1}'
@@ -237,7 +239,7 @@ async def test_what_a_client_does_not_read_stays_in_the_log(serve: Serve, script
             scripted.last.put("x" * 1024)
         await asyncio.sleep(0.1)
         held = of(server)._transport.get_write_buffer_size()
-        assert held <= connection.WRITE_HIGH + connection.WRITE_SLICE + 4096
+        assert held <= connection.WRITE_HIGH + wire.WRITE_SLICE + 4096
         native.socket.transport.resume_reading()
         scripted.last.finish()
         assert (await native.read(stream_id)).last == 900
@@ -291,7 +293,7 @@ async def test_many_questions_with_large_answers_are_too_many(serve: Serve) -> N
         end = of(server)
         native.send_bytes(frame(TEXT, b'{"type":"list_streams"}') * 5000)
         assert await native.closed() == (1008, "too many questions at once")
-        assert end.statistics().bytes_sent < 2 * connection.MAX_TURN_CONTROL
+        assert end.statistics().bytes_sent < 2 * wire.MAX_TURN_CONTROL
 
 
 async def test_a_large_answer_cuts_nobody_off(serve: Serve) -> None:
@@ -392,14 +394,14 @@ async def test_a_mistake_while_writing_ends_one_connection(
         def broken(*_: object) -> bytes:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(NativeConnection, "_take", lambda self, a: broken() if self is first else take(self, a))
+        monkeypatch.setattr(Dialogue, "_take", lambda self, a: broken() if self is first._dialogue else take(self, a))
         scripted.last.put("a")
         scripted.last.finish()
         assert (await native.closed())[0] == 1011
         assert (await other.read(stream_id)).text == "a"
 
 
-take = NativeConnection._take
+take = Dialogue._take
 
 
 # -- what is known of a connection

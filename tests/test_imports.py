@@ -40,7 +40,7 @@ RULE: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (("inbound",), (), "Frames that come in are only bytes."),
     (("registry",), WORDS, "The registry counts connections without knowing what they are."),
     (
-        ("connection", "wires.*"),
+        ("connection", "wires", "wires.*"),
         (*WORDS, *CORE, "config", "chunklog", "frames", "inbound", "ticks", "registry", "wires.*"),
         "A wire reads logs. It is handed what starts streams and never looks for it.",
     ),

@@ -20,7 +20,7 @@ class Member:
         self.told: list[tuple[int, int]] = []
         self.closed: list[tuple[int, str]] = []
         self.session_id: str | None = None
-        self.changes: list[tuple[str, str | None, bool]] = []
+        self.changes: list[object] = []
 
     def statistics(self) -> ConnectionInfo:
         """Nothing much."""
@@ -30,9 +30,9 @@ class Member:
         """Remember it."""
         self.told.append((deadline_ms, reconnect_after_ms))
 
-    def tell_session_changed(self, session_id: str, title: str | None, deleted: bool) -> None:
+    def tell_session_changed(self, change: object) -> None:
         """Remember it."""
-        self.changes.append((session_id, title, deleted))
+        self.changes.append(change)
 
     def close(self, code: int, reason: str) -> None:
         """Remember it, and leave."""
@@ -100,16 +100,31 @@ async def test_a_drain_tells_everybody_and_lets_nobody_in() -> None:
 
 @in_virtual_time
 async def test_a_session_is_told_of_its_changes() -> None:
-    """What somebody does to a session is told to all connections of that session, and to no other."""
+    """What somebody does to a session is told to the other connections of that session, and to nobody else."""
     registry = Registry(5)
-    members = [Member(name) for name in "abc"]
-    for member, session_id in zip(members, ["s", "s", "t"], strict=True):
-        member.session_id = session_id
+    members = [Member(name) for name in "abcd"]
+    for member, session_id in zip(members, ["s", "s", "s", "t"], strict=True):
         registry.admit(member)
-    registry.tell_session_changed("s", title="new")
-    registry.tell_session_changed("s", deleted=True)
-    told = [("s", "new", False), ("s", None, True)]
-    assert [member.changes for member in members] == [told, told, []]
+        member.session_id = session_id
+        registry.join(member)
+    registry.tell_session_changed("s", "renamed", besides="a")
+    registry.remove(members[1])
+    registry.tell_session_changed("s", "deleted", besides="d")
+    registry.tell_session_changed("u", "unknown", besides="d")
+    assert [member.changes for member in members] == [["deleted"], ["renamed"], ["renamed", "deleted"], []]
+
+
+@in_virtual_time
+async def test_keeps_nothing_of_those_who_left() -> None:
+    """When the last connection of a session is gone, the session is not known here any more."""
+    registry = Registry(5)
+    for name in "abc":
+        member = Member(name, registry)
+        registry.admit(member)
+        member.session_id = "s"
+        registry.join(member)
+    registry.close_all()
+    assert not registry._sessions
 
 
 @pytest.mark.parametrize("code", [None, CloseCode.TRY_AGAIN_LATER])

@@ -197,7 +197,7 @@ async def test_a_large_history_waits_for_a_slow_reader(serve: Serve, scripted: S
         stream_id, run = await begun(native, scripted)
         native.socket.transport.pause_reading()
         run.put(*["y" * 1000] * 700)
-        await until(lambda: any(member._paused for member in server.registry))  # type: ignore[attr-defined]
+        await until(lambda: any(member.paused for member in server.registry))  # type: ignore[attr-defined]
         await native.send("get_history")
         await asyncio.sleep(0.1)
         assert len(server.registry) == 1
@@ -231,6 +231,25 @@ async def test_a_second_tab(serve: Serve, scripted: Scripted, store: str) -> Non
         assert ends[0]["finish_reason"] == "cancelled"
 
 
+async def test_tabs_are_told_of_an_answer(serve: Serve, scripted: Scripted, store: str) -> None:
+    """When one tab asks, the others of its session learn the stream and can follow it; nobody else hears of it."""
+    server = await serve(provider=SCRIPTED, store=store)
+    async with (
+        connected(server, session_id="mine") as first,
+        connected(server, session_id="mine") as second,
+        connected(server) as stranger,
+    ):
+        stream_id, run = await begun(first, scripted)
+        told = await second.until("session_changed")
+        assert told == {"type": "session_changed", "session_id": "mine", "stream_id": stream_id}
+        await second.send("resume_stream", stream_id=stream_id, last_chunk_id=0)
+        run.put("both")
+        assert (await second.read(stream_id, to=1)).text == "both"
+        for tab in (first, stranger):
+            await tab.round_trip()
+            assert "session_changed" not in tab.types()
+
+
 @pytest.mark.parametrize("whose", [{}, {"session_id": "mine"}])
 async def test_rename(serve: Serve, scripted: Scripted, store: str, whose: dict[str, str]) -> None:
     """A title is told to every tab of the session and to nobody else, and stays."""
@@ -243,7 +262,7 @@ async def test_rename(serve: Serve, scripted: Scripted, store: str, whose: dict[
         await answered(first, scripted, "x")
         await first.send("rename_session", title="A title", **whose)
         for tab in (first, second):
-            assert await tab.until("session_changed") == {
+            assert await tab.until("session_changed", title="A title") == {
                 "type": "session_changed",
                 "session_id": "mine",
                 "title": "A title",
@@ -263,7 +282,7 @@ async def test_delete(serve: Serve, scripted: Scripted, store: str) -> None:
         await first.read(running, to=1)
         await second.send("delete_session")
         for tab in (first, second):
-            assert (await tab.until("session_changed"))["deleted"] is True
+            await tab.until("session_changed", deleted=True)
         assert ((await first.read(running)).end or {})["finish_reason"] == "cancelled"
         assert run.closed.is_set()
         await until(lambda: not server.streams.of_session("mine"))
@@ -282,7 +301,7 @@ async def test_another_session_is_deleted(serve: Serve, scripted: Scripted) -> N
         await answered(native, scripted, "y")
         await native.send("delete_session", session_id="old")
         for tab in (old, native):
-            assert (await tab.until("session_changed"))["session_id"] == "old"
+            assert (await tab.until("session_changed", deleted=True))["session_id"] == "old"
         assert said(await history(native, session_id="old")) == []
         assert len(said(await history(native))) == 2
 

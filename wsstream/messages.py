@@ -279,11 +279,12 @@ class History(_Message, tag="history"):
 
 
 class SessionChanged(_Message, tag="session_changed"):
-    """The session was renamed or deleted, by this connection or another."""
+    """The session was renamed or deleted, by this connection or another; or another has begun an answer in it."""
 
     session_id: str
     title: str | None = None
     deleted: bool = False
+    stream_id: str | None = None
 
 
 class StreamList(_Message, tag="stream_list"):

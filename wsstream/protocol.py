@@ -371,9 +371,9 @@ class ServerProtocol:
         """Answer a get_history."""
         self._send(m.History(session_id=session_id, messages=messages, title=title))
 
-    def tell_session_changed(self, session_id: str, *, title: str | None = None, deleted: bool = False) -> None:
-        """The session was renamed or deleted."""
-        self._send(m.SessionChanged(session_id=session_id, title=title, deleted=deleted))
+    def tell_session_changed(self, change: m.SessionChanged) -> None:
+        """The session was renamed or deleted, or an answer has begun in it."""
+        self._send(change)
 
     def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None:
         """Announce the end of this server: nothing new is begun from now on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from wsstream.errors import CloseCode
 
@@ -32,11 +32,12 @@ class Member(Protocol):
 
     def statistics(self) -> ConnectionInfo: ...
 
-    session_id: str | None
+    @property
+    def session_id(self) -> str | None: ...
 
     def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None: ...
 
-    def tell_session_changed(self, session_id: str, title: str | None, deleted: bool) -> None: ...
+    def tell_session_changed(self, change: Any) -> None: ...
 
     def close(self, code: int, reason: str) -> None: ...
 
@@ -56,6 +57,7 @@ class Registry:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._members: dict[str, Member] = {}
+        self._sessions: dict[str, list[Member]] = {}
         self._peak = 0
         self._total = 0
         self._refused = 0
@@ -84,21 +86,33 @@ class Registry:
         self._peak = max(self._peak, len(self._members))
         return True
 
+    def join(self, member: Member) -> None:
+        """``member`` has a session now."""
+        assert member.session_id is not None
+        self._sessions.setdefault(member.session_id, []).append(member)
+
     def remove(self, member: Member) -> None:
         """``member`` is gone."""
-        self._members.pop(member.connection_id, None)
+        if self._members.pop(member.connection_id, None) is not None and member.session_id is not None:
+            self._leave(member, member.session_id)
         if not self._members:
             self._empty.set()
+
+    def _leave(self, member: Member, session_id: str) -> None:
+        present = self._sessions[session_id]
+        present.remove(member)
+        if not present:
+            del self._sessions[session_id]
 
     async def wait_empty(self) -> None:
         """Wait until nobody is left."""
         await self._empty.wait()
 
-    def tell_session_changed(self, session_id: str, title: str | None = None, deleted: bool = False) -> None:
-        """Tell every connection of a session what somebody has done to it."""
-        for member in self:
-            if member.session_id == session_id:
-                member.tell_session_changed(session_id, title, deleted)
+    def tell_session_changed(self, session_id: str, change: Any, besides: str) -> None:
+        """Tell every connection of a session, ``besides`` the one of that id, what was done to it."""
+        for member in list(self._sessions.get(session_id, ())):
+            if member.connection_id != besides:
+                member.tell_session_changed(change)
 
     def announce_drain(self, deadline: float, spread: float = 5.0) -> None:
         """Tell everybody to finish within ``deadline`` seconds; they are to come back spread over ``spread``."""

@@ -18,7 +18,7 @@ import uvicorn
 
 from wsstream import __version__
 from wsstream.config import Config
-from wsstream.connection import Hub, NativeConnection
+from wsstream.connection import NativeConnection
 from wsstream.errors import BadRequest, ConfigError, WsstreamError
 from wsstream.http import GuardedHttp
 from wsstream.providers import PROVIDERS, open_provider
@@ -27,6 +27,7 @@ from wsstream.registry import Registry
 from wsstream.stores import open_store
 from wsstream.streams import Streams
 from wsstream.web import make_app
+from wsstream.wires.native import Hub
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from typing import Any
 from wsstream import cli
 from wsstream.chunklog import ChunkLog
 from wsstream.chunks import Delta
-from wsstream.connection import _HANDLERS, NativeConnection
 from wsstream.messages import CancelStream
 from wsstream.sessions import Sessions
 from wsstream.stores import database
 from wsstream.stores.database import Cancelled, Database, Finish
 from wsstream.streams import Stream, Streams
+from wsstream.wires.native import _HANDLERS, Dialogue
 
 PLANTED: dict[str, Callable[[], None]] = {}
 
@@ -112,15 +112,15 @@ def ends_not_kept() -> None:
 @plant
 def cancels_overtake() -> None:
     """Who cancels an answer that is still being read from the store is told its end before its chunks."""
-    NativeConnection._on_cancel = _cancel_and_overtake  # type: ignore[method-assign]
+    Dialogue._on_cancel = _cancel_and_overtake  # type: ignore[method-assign]
     _HANDLERS[CancelStream] = _cancel_and_overtake
 
 
-def _cancel_and_overtake(self: NativeConnection, core: Any, asked: CancelStream) -> None:
+def _cancel_and_overtake(self: Dialogue, core: Any, asked: CancelStream) -> None:
     assert asked.stream_id is not None
     stream = self._hub.streams.get(asked.stream_id)
     self._hub.streams.cancel(stream)
-    if asked.stream_id not in self._attachments:
+    if asked.stream_id not in self.attachments:
         stream.log.when_finished(self._tell_end)
 
 

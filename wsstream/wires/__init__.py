@@ -1,0 +1,1 @@
+"""The ways to read logs: one module for each wire."""

@@ -1,0 +1,515 @@
+"""One client of the native wire: what it asks is carried out, what the logs have for it is written.
+
+A `Dialogue` ties one end of the protocol core to the streams. It knows no socket: what it has to say goes to a `Line`,
+once per loop tick, control messages first. It has no queue and no timer of its own, and a task only while it waits for
+a session's history: it acts when a message comes, when a log rouses one of its attachments, and when the shared
+`Flusher` or `TimerWheel` calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from asyncio import Future
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from wsstream import messages as m
+from wsstream.chunklog import Attachment, ChunkLog
+from wsstream.errors import (
+    BadRequest,
+    Capacity,
+    CloseCode,
+    RateLimited,
+    RequestError,
+    ResumeAhead,
+    StoreError,
+    TooManyStreams,
+)
+from wsstream.flow import SendWindow
+from wsstream.frames import FrameBook, text_frame
+from wsstream.protocol import ServerProtocol, ServerSettings
+from wsstream.registry import Member, Registry
+from wsstream.states import ConnectionState
+from wsstream.ticks import Flusher, TimerWheel
+from wsstream.wires.base import StreamLike, StreamsLike
+
+logger = logging.getLogger(__name__)
+
+WRITE_SLICE = 16 * 1024
+"""Bytes of chunks per write, so that a client that stops reading is noticed soon."""
+MAX_TURN_CONTROL = 1024 * 1024
+"""Bytes of lists that one read may provoke: a small question can have a large answer."""
+
+
+class Hub:
+    """What the connections of one server share."""
+
+    __slots__ = ("flusher", "loop", "registry", "settings", "streams", "wheel")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, settings: ServerSettings, streams: StreamsLike, registry: Registry
+    ) -> None:
+        self.loop = loop
+        self.settings = settings
+        self.streams = streams
+        self.registry = registry
+        self.flusher = Flusher(loop)
+        self.wheel = TimerWheel(loop)
+
+
+class Line(Member, Protocol):
+    """Where a dialogue's messages go: a connection. Nothing here ever blocks or raises."""
+
+    paused: bool
+    """Whether the client does not read: chunks wait in their logs meanwhile."""
+
+    def write(self, data: bytes) -> None:
+        """Send frames."""
+
+    def write_anyway(self, data: bytes) -> None:
+        """Send frames that do not wait for a client that does not read; one that provokes too many is cut off."""
+
+    def say_close(self, code: int, reason: str) -> None:
+        """Close; nothing is written any more."""
+
+
+class Dialogue:
+    """One connection's end of ``wsstream.v1``."""
+
+    __slots__ = (
+        "_batch",
+        "_control",
+        "_hub",
+        "_line",
+        "_marked",
+        "_over",
+        "_question",
+        "_ready",
+        "_unpaused",
+        "attachments",
+        "bytes_sent",
+        "core",
+        "messages_received",
+        "session_id",
+        "slot",
+        "user_id",
+    )
+
+    def __init__(self, hub: Hub, line: Line, *, batch: bool) -> None:
+        """``batch``: whether the client has shown that it knows `chunk_batch`."""
+        self._hub = hub
+        self._line = line
+        self._batch = batch
+        self._ready: list[Attachment] = []
+        self._control: list[bytes] = []
+        self._marked = False
+        self._over = False
+        self._question: asyncio.Task[None] | None = None
+        self._unpaused: Future[None] | None = None
+        self.core = ServerProtocol(hub.settings, time.monotonic(), batch=batch)
+        self.attachments: dict[str, Attachment] = {}
+        self.bytes_sent = 0
+        self.messages_received = 0
+        self.session_id: str | None = None
+        self.user_id: str | None = None
+        self.slot = 0
+        self._schedule()
+
+    # -- messages in
+
+    def receive(self, data: bytes) -> None:
+        """Act on one message, the bytes of a text frame."""
+        core = self.core
+        if core.close is not None:
+            return
+        self.messages_received += 1
+        if not data.isascii() and not _is_utf8(data):
+            self.close(CloseCode.INVALID_DATA, "not UTF-8")
+            return
+        core.receive_message(data, time.monotonic())
+        for event in core.events_received():
+            self._on_event(event)
+
+    def receive_life(self) -> None:
+        """Something else has come: a ping, a pong."""
+        self.core.receive_life(time.monotonic())
+
+    def _on_event(self, event: m.ClientMessage) -> None:
+        if type(event) is m.ChunkAck:
+            attachment = self.attachments.get(event.stream_id or "")
+            if attachment is not None:
+                attachment.on_acked()
+            return
+        try:
+            _HANDLERS[type(event)](self, self.core, event)
+        except RequestError as error:
+            self.core.refuse(
+                error, request_id=getattr(event, "request_id", None), stream_id=getattr(event, "stream_id", None)
+            )
+
+    # -- what clients ask for
+
+    def _on_hello(self, core: ServerProtocol, hello: m.Hello) -> None:
+        self.session_id = hello.session_id or "ses_" + secrets.token_urlsafe(16)
+        self.user_id = hello.user_id
+        self._batch = core.batch
+        self._hub.registry.join(self._line)
+        core.establish(self._line.connection_id, self.session_id, self._hub.streams.running_in(self.session_id))
+        self._schedule()
+
+    def _on_chat(self, core: ServerProtocol, asked: m.ChatRequested) -> None:
+        assert self.session_id is not None
+        session_id = asked.session_id or self.session_id
+        known = self._hub.streams.is_known(session_id, asked.request_id)
+        if core.full and not known:
+            raise TooManyStreams  # before a provider is asked for an answer that nobody would follow
+        try:
+            stream = self._hub.streams.start(session_id, asked)
+        except Capacity as error:
+            self._on_capacity(core, asked, error)
+            return
+        window = core.open_stream(stream.stream_id)
+        stream.when_stored(lambda: self._say_started(core, asked.request_id, stream, window))
+        if not known:
+            begun = m.SessionChanged(session_id=session_id, stream_id=stream.stream_id)
+            stream.when_stored(lambda: self._tell_others(begun))
+        self._follow(stream, window)
+
+    def _say_started(self, core: ServerProtocol, request_id: str, stream: StreamLike, window: SendWindow) -> None:
+        if self._over or core.state is ConnectionState.CLOSED:
+            return
+        record = stream.record
+        core.tell_start(
+            request_id,
+            stream.stream_id,
+            session_id=record.session_id,
+            epoch=record.epoch,
+            model=record.model,
+            timestamp=record.created,
+            window=window,
+        )
+        self.carry_out()
+
+    def _on_capacity(self, core: ServerProtocol, asked: m.ChatRequested, error: Capacity) -> None:
+        """Close with 1013, but for a connection that is following other answers: those are not to be disturbed."""
+        if any(attachment.log.outcome is None for attachment in self.attachments.values()):
+            core.refuse(error, request_id=asked.request_id, close=False)
+        else:
+            core.refuse(error, request_id=asked.request_id)
+
+    def _on_resume(self, core: ServerProtocol, asked: m.ResumeStream) -> None:
+        stream = self._stream_to_resume(asked)
+        log = stream.log
+        if asked.epoch is not None and asked.epoch != log.epoch:
+            raise ResumeAhead("This epoch is not of this stream")
+        log.check_position(asked.last_chunk_id)
+        window = core.resume_stream(asked, stream.stream_id, tail=log.tail, epoch=log.epoch, state=log.state)
+        self._follow(stream, window, snapshot_to=log.tail if asked.snapshot and core.batch else 0)
+
+    def _stream_to_resume(self, asked: m.ResumeStream) -> StreamLike:
+        if asked.stream_id is not None:
+            return self._hub.streams.get(asked.stream_id)
+        assert self.session_id is not None
+        streams = self._hub.streams.of_session(self.session_id)
+        running = [stream for stream in streams if not stream.log.state.final]
+        if len(running) == 1 or len(streams) == 1:
+            return (running or streams)[0]
+        raise BadRequest("stream_id is needed: the session does not have exactly one stream")
+
+    def _on_request_chunks(self, core: ServerProtocol, asked: m.RequestChunks) -> None:
+        assert asked.stream_id is not None
+        if asked.to_chunk_id < asked.from_chunk_id:
+            raise BadRequest("to_chunk_id is before from_chunk_id")
+        stream = self._hub.streams.get(asked.stream_id)
+        window = core.window_of(asked.stream_id)
+        if asked.from_chunk_id > window.sent:
+            raise ResumeAhead(f"Only chunks up to {window.sent} were sent on this connection")
+        self._when_loaded(stream, lambda: self._send_again(stream, window, asked))
+
+    def _send_again(self, stream: StreamLike, window: SendWindow, asked: m.RequestChunks) -> None:
+        attachment = self.attachments.get(stream.stream_id)
+        if attachment is None:  # the stream has ended here; its chunks can still be sent again
+            attachment = self._attach(stream, window)
+            attachment.told = True
+        attachment.send_again(asked.from_chunk_id, asked.to_chunk_id)
+
+    def _on_cancel(self, core: ServerProtocol, asked: m.CancelStream) -> None:
+        assert asked.stream_id is not None
+        stream = self._hub.streams.get(asked.stream_id)
+        self._hub.streams.cancel(stream)
+        if not core.follows(asked.stream_id):
+            # Whoever follows the stream reads its end in its place; this canceller does not, or has read it already.
+            stream.log.when_finished(self._tell_end)
+
+    def _tell_end(self, log: ChunkLog) -> None:
+        if not self._over:
+            assert log.outcome is not None
+            self._control.append(m.encode(m.outcome_message(log.stream_id, log.outcome)))
+            self._mark()
+
+    def _on_list(self, core: ServerProtocol, asked: m.ListStreams) -> None:
+        assert self.session_id is not None
+        if sum(map(len, self._control)) > MAX_TURN_CONTROL:
+            self.close(CloseCode.POLICY_VIOLATION, "too many questions at once")
+            return
+        core.list_streams([stream.info for stream in self._hub.streams.of_session(self.session_id)])
+        self.carry_out()
+
+    def _on_history(self, core: ServerProtocol, asked: m.GetHistory) -> None:
+        if self._question is not None:
+            raise RateLimited("One get_history at a time", retry_after=1.0)
+        session_id = asked.session_id or self.session_id
+        assert session_id is not None
+        self._question = self._hub.loop.create_task(self._answer_history(core, session_id))
+
+    async def _answer_history(self, core: ServerProtocol, session_id: str) -> None:
+        try:
+            messages, title = await self._hub.streams.history(session_id)
+            while (
+                self._line.paused
+            ):  # it may be large, and a client that reads slowly is not to be cut off for having asked
+                self._unpaused = self._hub.loop.create_future()
+                await self._unpaused
+            core.tell_history(session_id, messages, title)
+        except StoreError as error:
+            core.refuse(error)
+        except Exception:
+            logger.exception("connection %s: failed unexpectedly", self._line.connection_id)
+            self.on_broken()
+        finally:
+            self._question = None
+        self.carry_out()
+
+    def _on_rename(self, core: ServerProtocol, asked: m.RenameSession) -> None:
+        session_id = asked.session_id or self.session_id
+        assert session_id is not None
+        self._hub.streams.rename_session(session_id, asked.title)
+        self._change_session(core, m.SessionChanged(session_id=session_id, title=asked.title))
+
+    def _on_delete(self, core: ServerProtocol, asked: m.DeleteSession) -> None:
+        session_id = asked.session_id or self.session_id
+        assert session_id is not None
+        self._hub.streams.delete_session(session_id)
+        self._change_session(core, m.SessionChanged(session_id=session_id, deleted=True))
+
+    def _change_session(self, core: ServerProtocol, change: m.SessionChanged) -> None:
+        core.tell_session_changed(change)
+        self._tell_others(change)
+
+    def _tell_others(self, change: m.SessionChanged) -> None:
+        self._hub.registry.tell_session_changed(change.session_id, change, besides=self._line.connection_id)
+
+    def tell_session_changed(self, change: m.SessionChanged) -> None:
+        """Somebody else has changed this connection's session."""
+        if self.core.state is not ConnectionState.CLOSED:
+            self.core.tell_session_changed(change)
+            self.carry_out()
+
+    # -- attachments
+
+    def _follow(self, stream: StreamLike, window: SendWindow, snapshot_to: int = 0) -> None:
+        known = self.attachments.get(stream.stream_id)
+        if known is not None and known.window is window:
+            return
+        self._when_loaded(stream, lambda: self._begin_reading(stream, window, snapshot_to))
+
+    def _begin_reading(self, stream: StreamLike, window: SendWindow, snapshot_to: int) -> None:
+        if self.core.has_window(stream.stream_id, window):  # else it was replaced while the log was being read
+            attachment = self._attach(stream, window)
+            attachment.snapshot_to = snapshot_to
+            attachment.rouse()
+
+    def _when_loaded(self, stream: StreamLike, act: Callable[[], None]) -> None:
+        """Act when the stream's chunks are in memory: at once, or when the store has read them."""
+        loading = self._hub.streams.load(stream)
+        if loading is None:
+            act()
+        else:
+            loading.add_done_callback(lambda loaded: self._on_loaded(stream, loaded, act))
+
+    def _on_loaded(self, stream: StreamLike, loaded: Future[Any], act: Callable[[], None]) -> None:
+        core = self.core
+        if self._over or core.state is ConnectionState.CLOSED or loaded.cancelled():
+            return
+        error = loaded.exception()
+        if error is None and stream.log.loaded:
+            act()
+            return
+        logger.error("stream %s cannot be read from the store: %s", stream.stream_id, error)
+        core.end_stream(stream.stream_id)
+        core.refuse(StoreError("The answer cannot be read from the store"), stream_id=stream.stream_id)
+        self.carry_out()
+
+    def _attach(self, stream: StreamLike, window: SendWindow) -> Attachment:
+        known = self.attachments.get(stream.stream_id)
+        attachment = self._hub.streams.attach(stream, window, self._on_roused)
+        attachment.frames = FrameBook.of(stream.log)
+        self.attachments[stream.stream_id] = attachment
+        if known is not None:  # only now: the answer was deserted at no moment
+            self._detach(known)
+        return attachment
+
+    def _detach(self, attachment: Attachment) -> None:
+        if self.attachments.get(attachment.log.stream_id) is attachment:
+            del self.attachments[attachment.log.stream_id]
+        attachment.log.detach(attachment)
+        if attachment in self._ready:
+            self._ready.remove(attachment)
+
+    def _on_roused(self, attachment: Attachment) -> None:
+        self._ready.append(attachment)
+        if not self._marked and not self._over:
+            self._marked = True
+            self._hub.flusher.mark(self)
+
+    def _mark(self) -> None:
+        if not self._marked and not self._over:
+            self._marked = True
+            self._hub.flusher.mark(self)
+
+    # -- bytes out
+
+    def flush(self) -> None:
+        """Write what this tick has brought: control messages first, then chunks."""
+        self._marked = False
+        if self._over:
+            return
+        if self._control:
+            self._write_control()
+        line = self._line
+        while self._ready and not line.paused:
+            # Nearly always one connection follows one stream.
+            part = self._take(self._ready.pop()) if len(self._ready) == 1 else self._take_turns()
+            if part:
+                self.bytes_sent += len(part)
+                line.write(part)
+        if self.core.close is not None:
+            self._say_close(self.core.close.code, self.core.close.reason)
+
+    def _write_control(self) -> None:
+        control, self._control = self._control, []
+        data = b"".join([text_frame(message) for message in control])
+        self.bytes_sent += len(data)
+        self._line.write_anyway(data)
+
+    def _take_turns(self) -> bytes:
+        """At most about a slice, one turn for each attachment that is ready."""
+        ready, self._ready = self._ready, []
+        parts: list[bytes] = []
+        size = 0
+        for attachment in ready:
+            if size >= WRITE_SLICE:
+                self._ready.append(attachment)
+                continue
+            part = self._take(attachment)
+            parts.append(part)
+            size += len(part)
+        return b"".join(parts)
+
+    def _take(self, attachment: Attachment) -> bytes:
+        span = attachment.take(WRITE_SLICE)
+        part = b"" if span is None else attachment.frames.span(span[0], span[1], batch=self._batch)
+        if not attachment.waiting:
+            self._ready.append(attachment)
+        elif attachment.log.outcome is not None:
+            if attachment.take_outcome() is not None:
+                part += attachment.frames.outcome()
+            if attachment.told:
+                self._on_told(attachment)
+        return part
+
+    def _on_told(self, attachment: Attachment) -> None:
+        self.core.end_stream(attachment.log.stream_id)
+        self._detach(attachment)
+
+    def carry_out(self) -> None:
+        """After the core was given something: have sent what it has to say."""
+        core = self.core
+        out = core.messages_to_send()
+        if out:
+            self._control += out
+        if out or core.close is not None:
+            self._mark()
+
+    def on_unpaused(self) -> None:
+        """The client reads again."""
+        if self._unpaused is not None and not self._unpaused.done():
+            self._unpaused.set_result(None)
+        if self._ready or self._control:
+            self._mark()
+
+    # -- the end
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection after what is pending was written."""
+        if self.core.state is not ConnectionState.CLOSED:
+            self.core.fail(code, reason)
+            self.carry_out()
+
+    def on_broken(self) -> None:
+        """A mistake of ours must end this connection only, and say so: the client comes back and resumes."""
+        self._ready.clear()
+        self.close(CloseCode.INTERNAL_ERROR, "internal error")
+
+    def _say_close(self, code: int, reason: str) -> None:
+        self._over = True
+        self._line.say_close(code, reason)
+        self._let_go()
+
+    def end(self) -> None:
+        """The connection is gone: let go of everything. The streams live on."""
+        self._over = True
+        self._hub.wheel.remove(self)
+        self._let_go()
+        self._ready.clear()
+        self._control.clear()
+        if self._question is not None:
+            self._question.cancel()
+
+    def _let_go(self) -> None:
+        for attachment in list(self.attachments.values()):
+            self._detach(attachment)
+
+    def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None:
+        """Announce the end of this server."""
+        self.core.go_away(deadline_ms, reconnect_after_ms)
+        self.carry_out()
+
+    # -- time
+
+    def _schedule(self) -> None:
+        if not self._over:
+            self._hub.wheel.schedule(self, self.core.get_timer())
+
+    def on_timer(self, now: float) -> None:
+        """The core's timer."""
+        if not self._over and self.core.close is None:
+            self.core.handle_timer(now)
+            self.carry_out()
+            self._schedule()
+
+
+_HANDLERS: dict[type[msgspec.Struct], Any] = {
+    m.Hello: Dialogue._on_hello,
+    m.ChatRequested: Dialogue._on_chat,
+    m.ResumeStream: Dialogue._on_resume,
+    m.RequestChunks: Dialogue._on_request_chunks,
+    m.CancelStream: Dialogue._on_cancel,
+    m.ListStreams: Dialogue._on_list,
+    m.GetHistory: Dialogue._on_history,
+    m.RenameSession: Dialogue._on_rename,
+    m.DeleteSession: Dialogue._on_delete,
+}
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
