@@ -1,10 +1,10 @@
-"""What every wire is handed: streams, as somebody who asks may see them."""
+"""What every wire is handed: a gate, and behind it the streams as whoever came in may see them."""
 
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from wsstream import messages as m
 from wsstream.chunklog import Attachment, ChunkLog
@@ -51,3 +51,38 @@ class StreamsLike(Protocol):
     def rename_session(self, session_id: str, title: str) -> None: ...
 
     def delete_session(self, session_id: str) -> None: ...
+
+
+class Visitor(NamedTuple):
+    """Somebody who wants to come in: what is known of them before they are."""
+
+    headers: Mapping[str, str]
+    """Of the HTTP request; names in lower case."""
+    remote: str
+    """The address of the peer, or of whom a trusted proxy names."""
+    token: str | None = None
+    """From a hello. Credentials are never read from a URL."""
+
+
+class Gate(Protocol):
+    """Decides who may come in. What is handed out shows a visitor their own streams only."""
+
+    async def enter(self, visitor: Visitor) -> StreamsLike:
+        """The streams of ``visitor``.
+
+        Raises:
+            Unauthorized: valid credentials are needed.
+            Forbidden: this visitor, or the page that sent them, is not wanted here.
+            RateLimited: they have come too often.
+        """
+
+
+class OpenGate:
+    """Lets everybody in, and shows everything to who knows its id: for loopback and for tests."""
+
+    def __init__(self, streams: StreamsLike) -> None:
+        self._streams = streams
+
+    async def enter(self, visitor: Visitor) -> StreamsLike:
+        """Come in."""
+        return self._streams
