@@ -57,21 +57,26 @@ def fastapi_command(port: int, url: str) -> list[str]:
     return [sys.executable, str(HERE / "peers/fastapi_sdk/server.py"), "--port", str(port), "--upstream", url]
 
 
-def wsstream_command(extra: list[str], store: str = "memory:") -> Callable[[int, str], list[str]]:
+def wsstream_command(extra: list[str], store: str = "memory:", checkout: str = "") -> Callable[[int, str], list[str]]:
     def command(port: int, url: str) -> list[str]:
-        serve = [sys.executable, "-m", "wsstream", "serve", "--port", str(port), "--provider", "openai"]
+        python = ["env", f"PYTHONPATH={checkout or HERE.parent}", sys.executable]
+        serve = [*python, "-m", "wsstream", "serve", "--port", str(port), "--provider", "openai"]
         return [*serve, "--base-url", url, "--store", store.format(port=port), *extra]
 
     return command
 
 
-def known_peers(wsstream_args: list[str], scratch: str) -> dict[str, Peer]:
-    """Every gateway by name. ``ws_node`` is the cheaper of its two ways to call the upstream."""
+def known_peers(wsstream_args: list[str], scratch: str, before: str) -> dict[str, Peer]:
+    """Every gateway by name.
+
+    ``ws_node`` is the cheaper of its two ways to call the upstream; ``before`` is another checkout of wsstream.
+    """
     peers = [
         node_peer("ws_node", "http"),
         node_peer("ws_node_fetch", "fetch"),
         Peer("fastapi_sdk", "peer", fastapi_command),
         Peer("wsstream", "wsstream", wsstream_command(wsstream_args)),
+        Peer("before", "wsstream", wsstream_command(wsstream_args, checkout=before)),
         Peer("wsstream_sqlite", "wsstream", wsstream_command(wsstream_args, f"sqlite:{scratch}/{{port}}.db")),
     ]
     return {peer.name: peer for peer in peers}
@@ -270,9 +275,12 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=15, help="length of each stream")
     parser.add_argument("--tokens", type=int, default=2000, help="length of each stream when unpaced")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", default="ws_node,wsstream,fastapi_sdk", help="also: ws_node_fetch, wsstream_sqlite")
+    parser.add_argument(
+        "--peers", default="ws_node,wsstream,fastapi_sdk", help="also ws_node_fetch wsstream_sqlite before"
+    )
     parser.add_argument("--spread", type=float, default=0, help="seconds over which the streams start; 0 = all at once")
     parser.add_argument("--wsstream-args", default="", help="more options for wsstream serve, in one string")
+    parser.add_argument("--before", default="", metavar="CHECKOUT", help="the wsstream that is the peer `before`")
     parser.add_argument("--json", type=Path, help="write every figure of every run here")
     return parser.parse_args()
 
@@ -289,7 +297,7 @@ def main() -> None:
         raise SystemExit("run `npm ci` in benchmarks/peers/ws_node first")
     signal.signal(signal.SIGTERM, leave)
     with tempfile.TemporaryDirectory(prefix="wsstream-bench-") as logs:
-        peers = known_peers(options.wsstream_args.split(), logs)
+        peers = known_peers(options.wsstream_args.split(), logs, options.before)
         if unknown := [name for name in names if name not in peers]:
             raise SystemExit(f"unknown peer {unknown[0]!r}; there are {', '.join(peers)}")
         options.logs = Path(logs)

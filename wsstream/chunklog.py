@@ -39,7 +39,7 @@ Span = tuple[int, int]
 class Attachment:
     """One connection following one stream: a cursor, a window, and somebody to wake."""
 
-    __slots__ = ("_repair", "frames", "log", "snapshot_to", "told", "waiting", "wake", "window")
+    __slots__ = ("_repair", "frames", "log", "push", "snapshot_to", "told", "waiting", "wake", "window")
 
     def __init__(self, log: ChunkLog, window: SendWindow, wake: Callable[[Attachment], None]) -> None:
         """``wake`` is called, at most once until the next `take`, when there may be something to take."""
@@ -48,6 +48,8 @@ class Attachment:
         """What the owner makes its wire's messages with."""
         self.window = window
         self.wake = wake
+        self.push = wake
+        """Called instead of ``wake`` where it is new chunks that there may be to take."""
         self.waiting = True
         self.told = False
         """Whether the terminal record has been taken."""
@@ -280,7 +282,7 @@ class ChunkLog:
         for attachment in self.attachments:
             if attachment.waiting:  # as `rouse`, without the call: this runs for every token
                 attachment.waiting = False
-                attachment.wake(attachment)
+                attachment.push(attachment)
 
     def finish(self, outcome: Outcome) -> None:
         """End the log. The first outcome stands; later ones are ignored."""

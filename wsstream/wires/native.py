@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 WRITE_SLICE = 16 * 1024
 """Bytes of chunks per write, so that a client that stops reading is noticed soon."""
+MAX_PUSHES = 64
+"""Chunks written at once in one millisecond, all connections together, before the loop gets its turn."""
 MAX_TURN_CONTROL = 1024 * 1024
 """Bytes of lists that one read may provoke: a small question can have a large answer."""
 
@@ -49,7 +51,7 @@ MAX_TURN_CONTROL = 1024 * 1024
 class Hub:
     """What the connections of one server share."""
 
-    __slots__ = ("flusher", "loop", "registry", "settings", "streams", "wheel")
+    __slots__ = ("flusher", "loop", "pushes", "registry", "settings", "streams", "turn", "wheel")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, settings: ServerSettings, streams: StreamsLike, registry: Registry
@@ -60,6 +62,10 @@ class Hub:
         self.registry = registry
         self.flusher = Flusher(loop)
         self.wheel = TimerWheel(loop)
+        self.turn = 0
+        """The millisecond of the loop's clock in which chunks were last written at once."""
+        self.pushes = 0
+        """How many were, in it."""
 
 
 class Line(Member, Protocol):
@@ -88,6 +94,7 @@ class Dialogue:
         "_line",
         "_marked",
         "_over",
+        "_pushed",
         "_question",
         "_ready",
         "_unpaused",
@@ -109,6 +116,7 @@ class Dialogue:
         self._control: list[bytes] = []
         self._marked = False
         self._over = False
+        self._pushed = 0
         self._question: asyncio.Task[None] | None = None
         self._unpaused: Future[None] | None = None
         self.core = ServerProtocol(hub.settings, time.monotonic(), batch=batch)
@@ -349,6 +357,7 @@ class Dialogue:
         known = self.attachments.get(stream.stream_id)
         attachment = self._hub.streams.attach(stream, window, self._on_roused)
         attachment.frames = FrameBook.of(stream.log)
+        attachment.push = self._on_pushed
         self.attachments[stream.stream_id] = attachment
         if known is not None:  # only now: the answer was deserted at no moment
             self._detach(known)
@@ -366,6 +375,35 @@ class Dialogue:
         if not self._marked and not self._over:
             self._marked = True
             self._hub.flusher.mark(self)
+
+    def _on_pushed(self, attachment: Attachment) -> None:
+        """Write a chunk that comes alone at once: waiting for the end of the turn costs a turn of the loop.
+
+        What follows within the same millisecond is gathered; so is what would keep others waiting.
+        """
+        hub = self._hub
+        turn = int(hub.loop.time() * 1000)
+        if turn != hub.turn:
+            hub.turn = turn
+            hub.pushes = 0
+        if self._marked or self._pushed == turn or hub.pushes == MAX_PUSHES or self._line.paused or self._over:
+            self._on_roused(attachment)
+            return
+        self._pushed = turn
+        hub.pushes += 1
+        try:
+            self._push(attachment)
+        except Exception:
+            logger.exception("connection %s: failed unexpectedly", self._line.connection_id)
+            self.on_broken()
+
+    def _push(self, attachment: Attachment) -> None:
+        part = self._take(attachment)
+        if part:
+            self.bytes_sent += len(part)
+            self._line.write(part)
+        if self._ready:
+            self._mark()
 
     def _mark(self) -> None:
         if not self._marked and not self._over:
