@@ -1,0 +1,153 @@
+/** What the session knows about one stream: its text in pieces, and where its reader stands. */
+import { utf8Length } from "./messages.js";
+
+/** @typedef {{ok: boolean, finish_reason?: string, error_type?: string, message?: string, recoverable?: boolean, retry_after?: number, parsed?: any, [field: string]: any}} Outcome */
+/** @typedef {{first: number, last: number, kind: string, content: string, bytes: number, textEnd: number}} Piece chunks `first` to `last`; `textEnd` is how long the text is behind it */
+/** @typedef {{requestId?: string, streamId?: string, message?: string, messages?: object[], config?: object, sessionId?: string}} Asked */
+
+export class StreamRecord {
+  /** @type {Piece[]} */
+  #pieces = [];
+  /** @type {Map<string, {count: number, text: string}>} what was joined when somebody last looked */
+  #joined = new Map();
+  /** @type {string|undefined} */ requestId;
+  /** @type {string|undefined} */ streamId;
+  /** @type {string|undefined} */ epoch;
+  /** @type {string|undefined} */ model;
+  /** Place in the queue; 0 where it does not wait. */
+  position = 0;
+  /** Chunk ids: the last with no gap before it, the last shown, the last acknowledged. */
+  received = 0; rendered = 0; acked = 0;
+  window = 50;
+  ackAt = Infinity;
+  /** When a request that was refused for want of capacity is made again. */
+  askAt = Infinity;
+  refusals = 0;
+  /** @type {"off"|"asked"|"live"} whether this connection delivers the stream; what comes while it is not live is stale. */
+  link = "off";
+  sent = false; started = false; cancelled = false; snapshot = false;
+  /** Nobody reads it any more: what comes is acknowledged and thrown away. */
+  left = false;
+  /** More came than may be kept: the rest is asked for when the reader has caught up. */
+  overflowed = false;
+  /** The chunk a batch is to end at, so that a rewind can withdraw what is behind it; 0 for none. */
+  seam = 0;
+  resumes = 0; gaps = 0;
+  /** Received and not yet rendered. */
+  bufferedPieces = 0; bufferedBytes = 0;
+  /** @type {Outcome|null} */
+  outcome = null;
+
+  /** @param {Asked} asked */
+  constructor(asked) {
+    this.asked = asked;
+    this.requestId = asked.requestId;
+    this.streamId = asked.streamId;
+  }
+
+  get inFlight() { return this.received - this.acked; }
+  get textLength() { return this.#pieces.at(-1)?.textEnd ?? 0; }
+  get text() { return this.textOf("text"); }
+
+  /** @param {string} kind everything of one kind, joined when it is looked at */
+  textOf(kind) {
+    const known = this.#joined.get(kind) ?? { count: 0, text: "" };
+    if (known.count < this.#pieces.length) {
+      const more = this.#pieces.slice(known.count).filter((piece) => piece.kind === kind).map((piece) => piece.content);
+      known.text += more.join("");
+      known.count = this.#pieces.length;
+      this.#joined.set(kind, known);
+    }
+    return known.text;
+  }
+
+  /** @param {number} at the text behind its first `at` UTF-16 units; costs what it returns, not what there is */
+  textFrom(at) {
+    let from = this.#pieces.length;
+    while (from > 0 && this.#pieces[from - 1].textEnd > at) from -= 1;
+    const pieces = this.#pieces.slice(from).filter((piece) => piece.kind === "text").map((piece) => piece.content);
+    return pieces.join("").slice(Math.max(0, at - (this.#pieces[from - 1]?.textEnd ?? 0)));
+  }
+
+  /**
+   * What its reader has already, for example from the session's history: it goes on behind that.
+   * @param {number} lastChunkId
+   * @param {string} text
+   */
+  begin(lastChunkId, text) {
+    if (!lastChunkId) return;
+    this.append(1, lastChunkId, "text", text);
+    this.acked = lastChunkId;
+    this.renderedTo(lastChunkId);
+  }
+
+  /**
+   * @param {number} first
+   * @param {number} last
+   * @param {string} kind
+   * @param {string} content
+   */
+  append(first, last, kind, content) {
+    const bytes = utf8Length(content);
+    const textEnd = this.textLength + (kind === "text" ? content.length : 0);
+    this.#pieces.push({ first, last, kind, content, bytes, textEnd });
+    this.received = last;
+    this.bufferedPieces += 1;
+    this.bufferedBytes += bytes;
+  }
+
+  /**
+   * Ends of the pieces between what is rendered and `upTo`.
+   * @param {number} upTo
+   */
+  ends(upTo) { return this.#waiting().map((piece) => piece.last).filter((last) => last <= upTo); }
+
+  /** @param {number} upTo */
+  renderedTo(upTo) {
+    this.rendered = upTo;
+    if (upTo === this.received) this.bufferedPieces = this.bufferedBytes = 0;
+    else this.#count();
+  }
+
+  /** The connection that would have brought the rest is gone: what nobody has seen yet comes again. */
+  forgetUnseen() {
+    while (this.#pieces.length && /** @type {Piece} */ (this.#pieces.at(-1)).last > this.rendered) this.#pieces.pop();
+    this.received = this.rendered;
+    this.bufferedPieces = this.bufferedBytes = 0;
+    this.#joined.clear();
+  }
+
+  /**
+   * Withdraws what is behind a chunk.
+   * @param {number} chunkId the rewind's own
+   * @param {number} toChunkId
+   * @returns {boolean} false when the target lies inside a merged batch: then the text goes back to the batch's start
+   */
+  rewind(chunkId, toChunkId) {
+    while (this.#pieces.length && /** @type {Piece} */ (this.#pieces.at(-1)).first > toChunkId) this.#pieces.pop();
+    this.#joined.clear();
+    const last = this.#pieces.at(-1);
+    if (!last || last.last <= toChunkId) {
+      this.append(chunkId, chunkId, "rewind", "");
+      this.#count();
+      return true;
+    }
+    this.#pieces.pop();
+    this.received = this.#pieces.at(-1)?.last ?? 0;
+    this.rendered = this.acked = Math.min(this.rendered, this.received);
+    this.#count();
+    return false;
+  }
+
+  #waiting() {
+    let from = this.#pieces.length;
+    while (from > 0 && this.#pieces[from - 1].last > this.rendered) from -= 1;
+    return this.#pieces.slice(from);
+  }
+
+  #count() {
+    const waiting = this.#waiting();
+    this.bufferedPieces = waiting.length;
+    this.bufferedBytes = waiting.reduce((sum, piece) => sum + piece.bytes, 0);
+  }
+}
