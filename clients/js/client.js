@@ -266,7 +266,7 @@ export class StreamClient extends Emitter {
       globalThis.addEventListener(type, wake);
       this.#listening.push(() => globalThis.removeEventListener(type, wake));
     }
-    if (!globalThis.document?.addEventListener) return;
+    if (!("document" in globalThis)) return;
     document.addEventListener("visibilitychange", seen);
     this.#listening.push(() => document.removeEventListener("visibilitychange", seen));
   }

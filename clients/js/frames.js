@@ -36,12 +36,12 @@ export function onFrames(stream, draw) {
     const { inFlight, window } = stream.info;
     const hidden = globalThis.document?.hidden;
     if (hidden && (performance.now() - drawnAt >= HIDDEN_MS || inFlight * 2 >= window)) return show();
-    if (!hidden && typeof requestAnimationFrame === "function") frame ||= requestAnimationFrame(show);
+    if (!hidden && "requestAnimationFrame" in globalThis) frame ||= requestAnimationFrame(show);
     timer ??= setTimeout(show, hidden ? HIDDEN_MS : LATEST_MS);
   };
   const turned = () => { if (globalThis.document?.hidden && (frame || timer)) show(); };
   const stops = [stream.on("change", later), settle];
-  if (globalThis.document?.addEventListener) {
+  if ("document" in globalThis) {
     document.addEventListener("visibilitychange", turned);
     stops.push(() => document.removeEventListener("visibilitychange", turned));
   }

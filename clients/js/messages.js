@@ -14,33 +14,39 @@ const isFlag = (value) => typeof value === "boolean";
 const perhaps = (check) => (/** @type {unknown} */ value) => value === undefined || value === null || check(value);
 
 const named = { stream_id: isText };
-const kind = perhaps(isText);
 /** @param {unknown} value */
 const isInfos = (value) => Array.isArray(value)
   && value.every((info) => isText(info?.stream_id) && isId(info.last_chunk_id) && isText(info.state));
 
-/** The fields that must be right, by type. A type that is not here is unknown. @type {Map<string, Record<string, (value: unknown) => boolean>>} */
-const SHAPES = new Map(Object.entries({
+const text = perhaps(isText);
+const id = perhaps(isId);
+const number = perhaps(isNumber);
+const flag = perhaps(isFlag);
+
+/** @type {Record<string, Record<string, (value: unknown) => boolean>>} */
+const FIELDS = {
   connection_established: {
-    connection_id: isText, session_id: isText, heartbeat_interval: isNumber, heartbeat_timeout: isNumber, window: isId, active_streams: isInfos,
+    session_id: isText, connection_id: text, heartbeat_interval: number, heartbeat_timeout: number, window: id, active_streams: perhaps(isInfos),
   },
   stream_queued: { ...named, request_id: isText, position: isId },
-  stream_start: { ...named, request_id: isText, session_id: isText, epoch: isText, window: isId },
-  content_chunk: { ...named, chunk_id: isId, content: isText, kind },
-  chunk_batch: { ...named, first_chunk_id: isId, last_chunk_id: isId, content: isText, kind },
-  stream_rewind: { ...named, chunk_id: isId, to_chunk_id: isId, reason: isText },
-  stream_status: { ...named, status: isText, message: isText },
-  stream_resumed: { ...named, last_chunk_id: isId, tail_chunk_id: isId, epoch: isText, window: isId },
+  stream_start: { ...named, request_id: isText, epoch: text, window: id },
+  content_chunk: { ...named, chunk_id: isId, content: isText, kind: text },
+  chunk_batch: { ...named, first_chunk_id: isId, last_chunk_id: isId, content: isText, kind: text },
+  stream_rewind: { ...named, chunk_id: isId, to_chunk_id: isId },
+  stream_status: { ...named, status: isText },
+  stream_resumed: { ...named, last_chunk_id: isId, epoch: text, window: id },
   stream_complete: { ...named, final_chunk_id: isId, finish_reason: isText },
-  stream_error: { ...named, error_type: isText, message: isText, recoverable: isFlag, last_chunk_id: isId, retry_after: perhaps(isNumber) },
+  stream_error: { ...named, error_type: isText, message: isText, recoverable: flag, last_chunk_id: isId, retry_after: number },
   stream_list: { streams: isInfos },
-  history: { session_id: isText, messages: Array.isArray, title: perhaps(isText) },
-  session_changed: { session_id: isText, title: perhaps(isText), deleted: perhaps(isFlag) },
-  going_away: { deadline_ms: isId, reconnect_after_ms: isId },
-  error: { error_type: isText, message: isText, recoverable: isFlag, retry_after: perhaps(isNumber), request_id: perhaps(isText), stream_id: perhaps(isText) },
+  history: { session_id: isText, messages: Array.isArray, title: text },
+  session_changed: { session_id: isText, title: text, deleted: flag },
+  going_away: { reconnect_after_ms: isId },
+  error: { error_type: isText, message: isText, recoverable: flag, retry_after: number, request_id: text, stream_id: text },
   heartbeat: {},
   heartbeat_ack: {},
-}));
+};
+/** What must be right for the client to go on, by type. A type that is not here is unknown. */
+const SHAPES = new Map(Object.entries(FIELDS));
 
 /**
  * The message in `text`; null where it is malformed. A message of an unknown type has `unknown` set.

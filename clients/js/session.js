@@ -315,11 +315,11 @@ export class Session {
   #established(message, now) {
     this.sessionId = message.session_id;
     this.connectionId = message.connection_id;
-    this.#interval = Math.max(message.heartbeat_interval * 1000, MIN_INTERVAL_MS);
-    this.#timeout = message.heartbeat_timeout * 1000;
+    this.#interval = Math.max((message.heartbeat_interval ?? 15) * 1000, MIN_INTERVAL_MS);
+    this.#timeout = (message.heartbeat_timeout ?? 45) * 1000;
     this.#beatAt = now + this.#interval;
     this.#establishedAt = now;
-    this.#window = message.window;
+    this.#window = message.window ?? this.#window;
     this.#retryIn = null;
     this.#notBefore = 0;
     this.#renewed = false;
@@ -328,7 +328,7 @@ export class Session {
     this.#emit("connected", { sessionId: this.sessionId, connectionId: this.connectionId, message });
     for (const stream of this.streams) this.#attach(stream);
     this.#ask();
-    const active = message.active_streams.filter((/** @type {Message} */ info) => !this.#byId.has(info.stream_id));
+    const active = (message.active_streams ?? []).filter((/** @type {Message} */ info) => !this.#byId.has(info.stream_id));
     this.#emit("session", { sessionId: this.sessionId, active });
   }
 
@@ -424,14 +424,14 @@ export class Session {
 
   /**
    * @param {StreamRecord} stream
-   * @param {string} epoch
-   * @param {number} window
+   * @param {string|undefined} epoch
+   * @param {number|undefined} window
    */
   #live(stream, epoch, window) {
     stream.link = "live";
     stream.position = 0;
-    stream.epoch = epoch;
-    stream.window = window;
+    stream.epoch = epoch ?? stream.epoch;
+    stream.window = window ?? this.#window;
   }
 
   /**

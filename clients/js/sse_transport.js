@@ -22,7 +22,9 @@ export function nativeUrl(url) {
 
 /** Reads `text/event-stream`, however it is cut. */
 export class EventReader {
-  #rest = ""; #event = ""; /** @type {string[]} */ #data = []; #size = 0;
+  /** @type {string[]} */
+  #data = [];
+  #rest = ""; #event = ""; #size = 0;
 
   /**
    * @param {string} text
@@ -157,6 +159,7 @@ export class SseTransport {
    * @param {Record<string, string>} [headers]
    */
   #request(url, body, headers = {}) {
+    /** @type {Record<string, string>} */
     const bearer = this.#token ? { Authorization: `Bearer ${this.#token}` } : {};
     return this.#fetch(url, {
       method: "POST", body, signal: this.#abort.signal, credentials: this.#options.credentials, cache: "no-store",

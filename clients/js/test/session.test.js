@@ -290,15 +290,24 @@ describe("rewind", () => {
     assert.equal(talk.stream.text, "A");
   });
 
-  test("A rewind into the middle of a batch fetches the batch again.", () => {
+  test("A rewind into the middle of a batch fetches the part that stays, in a window that ends with it.", () => {
     const talk = streaming();
-    const sent = talk.says(chunk(1, "a"), batch(2, 4, "bcd"));
-    talk.render(1);
-    sent.push(...talk.says(rewind(5, 3)));
+    talk.says(chunk(1, "a"), batch(2, 4, "bcd"));
+    talk.render();
+    assert.deepEqual(talk.says(rewind(5, 3)), [{ ...resume(1), window: 2 }]);
     assert.equal(talk.stream.text, "a");
-    assert.deepEqual(sent, [resume(1)]);
-    talk.says(resumed(1), batch(2, 3, "bc"), chunk(4, "d"), rewind(5, 3), chunk(6, "!"));
+    talk.says(resumed(1, { window: 2 }), batch(2, 3, "bc"));
+    assert.deepEqual(talk.render(), [{ ...ack(3), window: 8 }]);
+    talk.says(chunk(4, "d"), rewind(5, 3), chunk(6, "!"));
     assert.equal(talk.stream.text, "abc!");
+    assert.equal(talk.stream.window, 8);
+  });
+
+  test("A connection lost in the middle of that ends the batch at the same place the next time.", () => {
+    const talk = streaming();
+    talk.says(batch(1, 4, "abcd"), rewind(5, 3));
+    talk.lose();
+    assert.deepEqual(talk.comeBack().slice(1), [{ ...resume(0), window: 3 }]);
   });
 });
 
@@ -357,11 +366,11 @@ describe("acknowledgements", () => {
     assert.deepEqual(talk.wait(200), [ack(2)]);
   });
 
-  test("The last chunks are acknowledged although the stream is complete.", () => {
+  test("Of a complete stream the last chunks are acknowledged at once: there is no company to wait for.", () => {
     const talk = streaming();
     talk.says(chunk(1), complete(1));
-    talk.render();
-    assert.deepEqual(talk.wait(200), [ack(1)]);
+    assert.deepEqual(talk.render(), [ack(1)]);
+    assert.deepEqual(talk.wait(200), []);
     assert.equal(talk.session.streams.size, 0);
   });
 
@@ -428,15 +437,16 @@ describe("resume", () => {
     assert.equal(talk.stream.resumes, 1);
   });
 
-  test("A resume acknowledges, so it waits for the reader.", () => {
+  test("A resume acknowledges, so it asks for what the reader has not seen once more.", () => {
     const talk = streaming();
     talk.says(...chunks(1, 8));
+    talk.render(5);
     talk.lose();
-    assert.deepEqual(talk.comeBack().slice(1), []);
-    assert.equal(talk.stream.inFlight, 8);
-    assert.deepEqual(talk.render(5), []);
-    assert.deepEqual(talk.render(8), [resume(8)]);
+    assert.equal(talk.stream.text, "1 2 3 4 5 ");
+    assert.deepEqual(talk.comeBack().slice(1), [resume(5)]);
     assert.equal(talk.stream.inFlight, 0);
+    talk.says(resumed(5), batch(6, 8, "6 7 8 "), chunk(9));
+    assert.equal(talk.stream.text, "1 2 3 4 5 6 7 8 9 ");
   });
 
   test("A resume names the newest epoch seen.", () => {
@@ -455,11 +465,11 @@ describe("resume", () => {
     assert.deepEqual(talk.comeBack().slice(1), []);
   });
 
-  test("A refused resume ends the stream, even if the error names none.", () => {
+  test("A refused resume ends the stream.", () => {
     const talk = streaming();
     talk.lose();
     talk.comeBack();
-    talk.says({ type: "error", error_type: "log_trimmed", message: "gone", recoverable: false });
+    talk.says({ type: "error", error_type: "log_trimmed", message: "gone", recoverable: false, stream_id: "st1" });
     assert.equal(talk.stream.outcome.error_type, "log_trimmed");
   });
 
@@ -515,8 +525,8 @@ describe("history", () => {
     talk.after((session) => { talk.stream = session.follow("st1", { lastChunkId: 2, text: "1 2 " }); });
     talk.says(resumed(2, { tail_chunk_id: 3 }), chunk(3));
     assert.equal(talk.stream.inFlight, 1);
-    talk.lose();
     talk.render();
+    talk.lose();
     assert.deepEqual(talk.comeBack()[1], { ...resume(3), snapshot: true });
   });
 
@@ -539,7 +549,7 @@ describe("requests", () => {
   test("A text alone continues the session's conversation.", () => {
     const talk = connected();
     const [request] = talk.after((session) => session.request({ requestId: "r1", message: "and then?" }));
-    assert.deepEqual(request, { type: "chat_request", request_id: "r1", session_id: "s1", message: "and then?" });
+    assert.deepEqual(request, { type: "chat_request", request_id: "r1", message: "and then?" });
   });
 
   test("A request made without a connection is sent once there is one.", () => {
@@ -548,7 +558,7 @@ describe("requests", () => {
     talk.after((session, now) => session.connect(now));
     const [, request] = talk.arrive();
     assert.equal(request.type, "chat_request");
-    assert.equal(request.session_id, "s1");
+    assert.equal(request.request_id, "r1");
   });
 
   test("A request that was never answered is sent again with the same id.", () => {
@@ -586,7 +596,7 @@ describe("requests", () => {
     const talk = streaming();
     talk.lose();
     talk.after((session) => session.cancel(talk.stream));
-    assert.deepEqual(talk.comeBack().slice(1), [{ type: "cancel_stream", stream_id: "st1" }, resume(0)]);
+    assert.deepEqual(talk.comeBack().slice(1), [resume(0), { type: "cancel_stream", stream_id: "st1" }]);
   });
 
   test("A request cancelled before it was sent never is.", () => {
