@@ -174,7 +174,7 @@ def pacer_drops_acks(patch: pytest.MonkeyPatch) -> None:
 
     def on_processed(self: AckPacer, chunk_id: int, now: float) -> int | None:
         self.processed = chunk_id
-        return self.take() if chunk_id - self.acked >= self._pace.chunks else None
+        return self.take() if chunk_id - self.acked >= self.pace.chunks else None
 
     patch.setattr(AckPacer, "on_processed", on_processed)
 
@@ -185,8 +185,8 @@ def ack_deadline_moves_on(patch: pytest.MonkeyPatch) -> None:
 
     def on_processed(self: AckPacer, chunk_id: int, now: float) -> int | None:
         self.processed = chunk_id
-        self.deadline = now + self._pace.delay
-        return self.take() if chunk_id - self.acked >= self._pace.chunks else None
+        self.deadline = now + self.pace.delay
+        return self.take() if chunk_id - self.acked >= self.pace.chunks else None
 
     patch.setattr(AckPacer, "on_processed", on_processed)
 

@@ -57,10 +57,13 @@ class View:
 
     __slots__ = (
         "_ask_again",
+        "_batches",
         "_gaps",
         "_pacer",
         "_pieces",
         "_refusals",
+        "_seam",
+        "_sent",
         "cancelled",
         "epoch",
         "model",
@@ -95,6 +98,12 @@ class View:
         self._pacer = AckPacer(Pace(), start)
         self._gaps = 0
         self._pieces: deque[Piece] = deque()
+        self._sent = False
+        """Whether the server may know of the request."""
+        self._batches: list[tuple[int, int]] = []
+        """First and last chunk of each batch received, which nobody can cut."""
+        self._seam = 0
+        """The chunk a batch is to end at, so that a rewind can withdraw what is behind it; 0 for none."""
 
     def __repr__(self) -> str:
         return f"<View {self.stream_id} {self.state.name} received={self.received} processed={self.processed}>"
@@ -267,7 +276,7 @@ class ClientProtocol:
             request.messages = prompt
         view = self._requested[request_id] = View(request, None)
         if self._state is ConnectionState.OPEN:
-            self._send(request)
+            self._send_request(view)
         return view
 
     def follow(self, stream_id: str, last_chunk_id: int = 0, *, snapshot: bool = False) -> View:
@@ -292,9 +301,12 @@ class ClientProtocol:
         return piece
 
     def cancel(self, view: View) -> None:
-        """Stop the view's answer, as soon as the server knows of it."""
+        """Stop the view's answer, as soon as the server knows of it. One that it was never asked for ends at once."""
         view.cancelled = True
-        self._say_cancelled(view)
+        if view.request is not None and not view._sent and view.state is ViewState.REQUESTED:
+            self._end(view, Outcome(StreamState.CANCELLED, 0, finish_reason="cancelled"))
+        else:
+            self._say_cancelled(view)
 
     def drop(self, view: View) -> None:
         """The application has lost interest: the view is neither resumed nor acknowledged any more."""
@@ -346,8 +358,7 @@ class ClientProtocol:
         self._next_beat = now + self._interval
         self._events.append(Established(message))
         for view in self._requested.values():
-            assert view.request is not None
-            self._send(view.request)
+            self._send_request(view)
         for view in self._streams.values():
             if view.state is ViewState.LOST:
                 self._resume(view)
@@ -383,28 +394,58 @@ class ClientProtocol:
 
     def _on_batch(self, message: m.ChunkBatch, now: float) -> None:
         piece = Piece(message.first_chunk_id, message.last_chunk_id, message.content, message.kind)
-        self._take_in(message.stream_id, piece)
+        if self._take_in(message.stream_id, piece):
+            self._streams[message.stream_id]._batches.append((piece.first, piece.last))
 
     def _on_rewind(self, message: m.StreamRewind, now: float) -> None:
+        view = self._streams.get(message.stream_id)
+        if view is not None and message.chunk_id == view.received + 1 and view.state is ViewState.STREAMING:
+            begin = self._cut_begin(view, message.to_chunk_id)
+            if begin is not None:
+                self._fetch_to(view, begin - 1, message.to_chunk_id)
+                return
         piece = Piece(message.chunk_id, message.chunk_id, "", "rewind", message.to_chunk_id)
         self._take_in(message.stream_id, piece)
 
-    def _take_in(self, stream_id: str, piece: Piece) -> None:
+    def _cut_begin(self, view: View, to: int) -> int | None:
+        """Forget the batches behind ``to``; the first chunk of the one that it lies inside of, if there is one."""
+        while view._batches and view._batches[-1][0] > to:
+            view._batches.pop()
+        return view._batches.pop()[0] if view._batches and view._batches[-1][1] > to else None
+
+    def _fetch_to(self, view: View, kept: int, seam: int) -> None:
+        """Go back to before a batch, and fetch the part of it that stays in a window that ends where the part does."""
+        view._seam = seam
+        if view.processed > kept:
+            view._pacer = AckPacer(view._pacer.pace, kept)
+            self._forget_untaken(view)
+            view._pieces.append(Piece(kept, kept, "", "rewind", kept))
+            self._events.append(Received(view))
+        else:
+            self._forget_untaken(view)
+        self._step(view, ViewInput.LOST)
+        self._again(view)
+
+    def _take_in(self, stream_id: str, piece: Piece) -> bool:
         view = self._streams.get(stream_id)
         if view is None or view.state is not ViewState.STREAMING or piece.last <= view.received:
-            return  # dropped, waiting for its resume, or a duplicate
+            return False  # dropped, waiting for its resume, or a duplicate
         if piece.first != view.received + 1:
             self._on_gap(view, piece.first)
-            return
+            return False
         view.received = piece.last
         view._gaps = 0
         view._pieces.append(piece)
         self._events.append(Received(view))
+        return True
 
     def _on_gap(self, view: View, received: int) -> None:
         self._events.append(Gap(view, view.received + 1, received))
         self._step(view, ViewInput.LOST)
         self._forget_untaken(view)
+        self._again(view)
+
+    def _again(self, view: View) -> None:
         view._gaps += 1
         if view._gaps <= MAX_GAPS:
             self._resume(view)
@@ -511,9 +552,9 @@ class ClientProtocol:
 
     def _ask_again(self, now: float) -> None:
         for view in self._requested.values():
-            if view._ask_again is not None and now >= view._ask_again and view.request is not None:
+            if view._ask_again is not None and now >= view._ask_again:
                 view._ask_again = None
-                self._send(view.request)
+                self._send_request(view)
 
     def _say_cancelled(self, view: View) -> None:
         known = view.stream_id is not None and view.state is not ViewState.ENDED
@@ -524,6 +565,11 @@ class ClientProtocol:
         if self._questions and self._state in (ConnectionState.OPEN, ConnectionState.DRAINING):
             self._send(self._questions[0])
 
+    def _send_request(self, view: View) -> None:
+        assert view.request is not None
+        view._sent = True
+        self._send(view.request)
+
     def _send(self, message: m.ClientMessage) -> None:
         self._out.append(m.encode(message))
 
@@ -532,9 +578,14 @@ class ClientProtocol:
 
     def _resume(self, view: View) -> None:
         assert view.stream_id is not None
+        cut = view._seam > view.processed
         self._send(
             m.ResumeStream(
-                stream_id=view.stream_id, last_chunk_id=view.processed, epoch=view.epoch, snapshot=view.snapshot
+                stream_id=view.stream_id,
+                last_chunk_id=view.processed,
+                epoch=view.epoch,
+                window=view._seam - view.processed if cut else None,
+                snapshot=view.snapshot and not cut,
             )
         )
         view._pacer.take()  # protocol.md, rule 5: the resume has acknowledged everything processed
@@ -542,6 +593,8 @@ class ClientProtocol:
     def _forget_untaken(self, view: View) -> None:
         view._pieces.clear()
         view.received = view.processed
+        while view._batches and view._batches[-1][1] > view.received:
+            view._batches.pop()
 
     def _set_pace(self, view: View, window: int) -> None:
         pace = Pace(self._settings.ack_delay, max(1, window // 2))
@@ -555,9 +608,18 @@ class ClientProtocol:
             return
         # Not while the view is lost: the coming resume says the same (protocol.md, rule 5).
         if view.state is not ViewState.LOST and self._state is not ConnectionState.CLOSED:
-            self._send(m.ChunkAck(chunk_id=chunk_id, stream_id=view.stream_id))
+            self._send(m.ChunkAck(chunk_id=chunk_id, stream_id=view.stream_id, window=self._reopened(view, chunk_id)))
         if view.state is ViewState.ENDED and not view._pieces:
             self.drop(view)
+
+    def _reopened(self, view: View, chunk_id: int) -> int | None:
+        """The window to go back to, once what a rewind left of a batch has been fetched."""
+        if not view._seam or chunk_id < view._seam:
+            return None
+        view._seam = 0
+        window = self._settings.window or self._window
+        view._pacer.pace = Pace(self._settings.ack_delay, max(1, window // 2))
+        return window
 
     def _end(self, view: View, outcome: Outcome) -> None:
         self._step(view, ViewInput.END)

@@ -157,10 +157,10 @@ class AckPacer:
     3. No ack is ever dropped: due chunks always have a deadline.
     """
 
-    __slots__ = ("_pace", "acked", "deadline", "processed")
+    __slots__ = ("acked", "deadline", "pace", "processed")
 
     def __init__(self, pace: Pace, start: int = 0) -> None:
-        self._pace = pace
+        self.pace = pace
         self.acked = start
         self.processed = start
         self.deadline: float | None = None
@@ -170,10 +170,10 @@ class AckPacer:
         if chunk_id <= self.processed:
             return None
         self.processed = chunk_id
-        if chunk_id - self.acked >= self._pace.chunks:
+        if chunk_id - self.acked >= self.pace.chunks:
             return self.take()
         if self.deadline is None:
-            self.deadline = now + self._pace.delay
+            self.deadline = now + self.pace.delay
         return None
 
     def on_time(self, now: float) -> int | None:

@@ -185,7 +185,7 @@ class ContentChunk(_Message, tag="content_chunk"):
     """One chunk."""
 
     stream_id: str
-    chunk_id: int
+    chunk_id: ChunkId
     content: str
     kind: str = "text"
 
@@ -194,8 +194,8 @@ class ChunkBatch(_Message, tag="chunk_batch"):
     """Several chunks of one kind, merged in order; acknowledged by ``last_chunk_id``."""
 
     stream_id: str
-    first_chunk_id: int
-    last_chunk_id: int
+    first_chunk_id: ChunkId
+    last_chunk_id: ChunkId
     content: str
     kind: str = "text"
 
@@ -204,8 +204,8 @@ class StreamRewind(_Message, tag="stream_rewind"):
     """Withdraws the text behind ``to_chunk_id``. Takes a chunk id of its own."""
 
     stream_id: str
-    chunk_id: int
-    to_chunk_id: int
+    chunk_id: ChunkId
+    to_chunk_id: ChunkId
     reason: str
 
 
@@ -223,8 +223,8 @@ class StreamResumed(_Message, tag="stream_resumed"):
     """The answer to resume_stream: chunks up to ``tail_chunk_id`` are replay."""
 
     stream_id: str
-    last_chunk_id: int
-    tail_chunk_id: int
+    last_chunk_id: ChunkId
+    tail_chunk_id: ChunkId
     epoch: str
     state: str
     window: int
@@ -234,7 +234,7 @@ class StreamComplete(_Message, tag="stream_complete"):
     """The answer has ended well, or was cancelled. Stands behind the last chunk."""
 
     stream_id: str
-    final_chunk_id: int
+    final_chunk_id: ChunkId
     finish_reason: str
     usage: Usage | None = None
     ttft_ms: float | None = None
@@ -251,7 +251,7 @@ class StreamFailed(_Message, tag="stream_error"):
     error_type: str
     message: str
     recoverable: bool
-    last_chunk_id: int
+    last_chunk_id: ChunkId
     retry_after: float | None = None
     retry_count: int | None = None
     context: Any = None
@@ -267,7 +267,7 @@ class HistoryMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     is_complete: bool
     stream_id: str | None = None
     usage: Usage | None = None
-    last_chunk_id: int | None = None
+    last_chunk_id: ChunkId | None = None
 
 
 class History(_Message, tag="history"):

@@ -191,7 +191,7 @@ export class Session {
 
   /** @param {StreamRecord} stream stops the answer, for everybody, as soon as the server can be told */
   cancel(stream) {
-    if (stream.outcome || stream.cancelled) return;
+    if (stream.outcome) return;
     stream.cancelled = true;
     if (stream.sent) this.#sendCancel(stream);
     else this.#end(stream, { ok: true, finish_reason: "cancelled", final_chunk_id: 0 });
@@ -394,6 +394,7 @@ export class Session {
   #queued(stream, { stream_id, position }) {
     stream.position = position;
     this.#name(stream, stream_id);
+    this.#emit("queued", { stream, position });
     this.#emit("change", { stream });
   }
 
@@ -627,7 +628,9 @@ export class Session {
 
   /** @param {Message} message */
   #answer(message) {
-    this.#questions.shift()?.settle(message);
+    const question = this.#questions.shift();
+    if (!question) return;
+    question.settle(message);
     this.#emit(message.type, { message });
     this.#ask();
   }
