@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -788,22 +789,36 @@ async def test_rewind_corrects_the_text() -> None:
         assert stream.text == "AE"
 
 
-async def test_rewind_into_a_batch_fails() -> None:
-    """Where a batch would have to be cut to withdraw a part of it, nothing is guessed."""
+async def test_rewind_into_a_batch() -> None:
+    """Where a batch would have to be cut to withdraw a part of it, the part that stays is fetched once more."""
 
     async def answer(connection: ServerConnection) -> None:
         await connection.send(ESTABLISHED)
         await connection.send(started(await connection.recv()))
-        await connection.send(
-            '{"type":"chunk_batch","stream_id":"s","first_chunk_id":1,"last_chunk_id":4,"content":"ABCD"}'
-        )
-        await connection.send('{"type":"stream_rewind","stream_id":"s","chunk_id":5,"to_chunk_id":2,"reason":"retry"}')
+        for message in (
+            '{"type":"chunk_batch","stream_id":"s","first_chunk_id":1,"last_chunk_id":4,"content":"ABCD"}',
+            '{"type":"stream_rewind","stream_id":"s","chunk_id":5,"to_chunk_id":2,"reason":"retry"}',
+        ):
+            await connection.send(message)
+        asked = json.loads(await connection.recv())
+        while asked["type"] != "resume_stream":
+            asked = json.loads(await connection.recv())
+        assert (asked["last_chunk_id"], asked["window"]) == (0, 2)
+        for message in (
+            '{"type":"stream_resumed","stream_id":"s","last_chunk_id":0,"tail_chunk_id":5,'
+            '"epoch":"e","state":"running","window":2}',
+            '{"type":"chunk_batch","stream_id":"s","first_chunk_id":1,"last_chunk_id":2,"content":"AB"}',
+            '{"type":"chunk_batch","stream_id":"s","first_chunk_id":3,"last_chunk_id":4,"content":"CD"}',
+            '{"type":"stream_rewind","stream_id":"s","chunk_id":5,"to_chunk_id":2,"reason":"retry"}',
+            '{"type":"stream_complete","stream_id":"s","final_chunk_id":5,"finish_reason":"stop"}',
+        ):
+            await connection.send(message)
         await connection.wait_closed()
 
     async with scripted_server(answer) as url, connect(url) as client:
         stream = await client.chat("hello")
-        with pytest.raises(errors.InternalFailure, match="took back"):
-            await read(stream)
+        await read(stream)
+        assert stream.text == "AB"
 
 
 async def test_server_that_never_greets(monkeypatch: pytest.MonkeyPatch) -> None:

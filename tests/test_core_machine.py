@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.pair import QUESTION, Pair, read, wire
+from wsstream.chunks import StreamState
 from wsstream.client_protocol import MAX_GAPS, Dead, View
 from wsstream.protocol import ServerSettings
 from wsstream.states import ViewState
@@ -93,7 +94,8 @@ class TwoEnds(RuleBasedStateMachine):
     def produce_and_deliver(self, text: str) -> None:
         """The answer grows, and the reader's end has it at once."""
         self.pair.settle(take=False)
-        self.produce([text])
+        if self.pair.logs:  # not where it was cancelled before anybody was asked
+            self.produce([text])
         self.pair.settle(take=False)
 
     @precondition(lambda self: self.connected and self.pair.to_client and self.swallowed < MAX_GAPS)
@@ -194,6 +196,11 @@ class TwoEnds(RuleBasedStateMachine):
             assert window.acked <= window.sent <= tail
             assert window.acked <= view.processed
 
+    @property
+    def never_asked(self) -> bool:
+        """Whether it was cancelled before anybody was asked."""
+        return self.cancelled and not self.view._sent
+
     @invariant()
     def no_more_in_flight_than_allowed(self) -> None:
         """The window holds in chunks and in bytes, but for a large chunk that goes alone."""
@@ -206,7 +213,9 @@ class TwoEnds(RuleBasedStateMachine):
     @invariant()
     def an_outcome_follows_the_whole_text(self) -> None:
         """A view has an outcome only when it has received everything before it."""
-        if self.view.outcome is not None:
+        if self.view.outcome is not None and self.never_asked:
+            assert self.view.outcome.state is StreamState.CANCELLED
+        elif self.view.outcome is not None:
             assert self.view.outcome == self.pair.logs["str_1"].outcome
             assert self.view.state is ViewState.ENDED
             assert self.view.received == self.view.outcome.final_chunk_id
@@ -222,6 +231,9 @@ class TwoEnds(RuleBasedStateMachine):
         if not self.connected:
             self.pair.connect()
         self.pair.settle()
+        if self.never_asked:
+            assert self.pair.requests == {}
+            return
         if self.pair.logs["str_1"].outcome is None:
             assert not self.cancelled
             self.pair.logs["str_1"].finish()

@@ -300,10 +300,6 @@ class ChatStream:
     def _rewind(self, to: int) -> None:
         while self._texts and self._texts[-1].first > to:
             self._texts.pop()
-        if self._texts and self._texts[-1].last > to:
-            # A merged batch has no seams. To guess where the text is to be cut would be to make an answer up.
-            self._failure = errors.InternalFailure("The server took back a part of what it had sent as one")
-            self._client._abandon(self._view)
 
     def _end(self, outcome: Outcome) -> None:
         if outcome.error_type is not None:
