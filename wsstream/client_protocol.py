@@ -264,10 +264,13 @@ class ClientProtocol:
         prompt: str | list[ChatMessage],
         config: m.ChatConfig | None = None,
         session_id: str | None = None,
+        *,
+        again: bool = False,
     ) -> View:
         """Ask for an answer: to the next message of the session's conversation, or to the messages of another one.
 
-        ``request_id`` must be new and hard to guess; it is what makes asking twice harmless.
+        ``request_id`` must be new and hard to guess; it is what makes asking twice harmless. With ``again`` it is one
+        that was used before, so that a cancel is told to the server whatever happens.
         """
         request = m.ChatRequested(request_id=request_id, config=config, session_id=session_id)
         if isinstance(prompt, str):
@@ -275,6 +278,7 @@ class ClientProtocol:
         else:
             request.messages = prompt
         view = self._requested[request_id] = View(request, None)
+        view._sent = again
         if self._state is ConnectionState.OPEN:
             self._send_request(view)
         return view
@@ -591,7 +595,8 @@ class ClientProtocol:
         view._pacer.take()  # protocol.md, rule 5: the resume has acknowledged everything processed
 
     def _forget_untaken(self, view: View) -> None:
-        view._pieces.clear()
+        # That the reader has to go back stays true, whatever comes next.
+        view._pieces = deque(piece for piece in view._pieces if piece.to == piece.last)
         view.received = view.processed
         while view._batches and view._batches[-1][1] > view.received:
             view._batches.pop()

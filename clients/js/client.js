@@ -90,9 +90,9 @@ export class StreamClient extends Emitter {
    * @param {{requestId?: string, sessionId?: string}} [options] the same `requestId` again attaches to the same answer
    * @returns {ChatStream}
    */
-  chat(prompt, config = {}, { requestId = newId(), sessionId } = {}) {
+  chat(prompt, config = {}, { requestId, sessionId } = {}) {
     const asked = typeof prompt === "string" ? { message: prompt } : { messages: prompt };
-    return this.#view((session) => session.request({ requestId, ...asked, config, sessionId }));
+    return this.#view((session) => session.request({ requestId: requestId ?? newId(), again: requestId !== undefined, ...asked, config, sessionId }));
   }
 
   /**

@@ -169,10 +169,15 @@ export class Session {
   // -- what the application wants
 
   /**
-   * Starts an answer, or keeps the request until there is a connection.
+   * Starts an answer, or keeps the request until there is a connection. `again` says that its id was used before, so
+   * that a cancel is told to the server whatever happens.
    * @param {Asked} asked
    */
-  request(asked) { return this.#add(new StreamRecord(asked)); }
+  request(asked) {
+    const stream = new StreamRecord(asked);
+    stream.sent = asked.again ?? false;
+    return this.#add(stream);
+  }
 
   /**
    * Follows a stream that somebody else started: another tab, or this page before it was reloaded. With `snapshot`,

@@ -71,7 +71,7 @@ class Ledger:
         "window",
     )
 
-    def __init__(self, world: World, answer: Answer, window: SendWindow, start: int) -> None:
+    def __init__(self, world: World, answer: Answer, window: SendWindow, start: int, asked: int | None = None) -> None:
         plan = world.plan
         self._world = world
         self._answer = answer
@@ -83,6 +83,8 @@ class Ledger:
         self._ceiling = min(plan.client.window or plan.settings.max_window, plan.settings.max_window)
         self.limit_bytes = plan.limit_bytes
         self.asked_again = False
+        if asked is not None:
+            self.limit = self._ceiling = min(asked, plan.settings.max_window)
 
     def on_ack(self, ack: m.ChunkAck) -> None:
         """An ack is about to reach the core."""
@@ -194,9 +196,14 @@ class ServerEnd:
         return late
 
     def _on_late_ack(self, data: bytes) -> None:
-        if not self.gone and self.core.close is None:
-            self._on_ack_message(data)
-            self._carry_out()
+        if self.gone or self.core.close is not None:
+            return
+        ack = cast(m.ChunkAck, m.decode_client(data))
+        ledger = self._ledgers.get(ack.stream_id or "s_1")
+        if ledger is not None and ack.chunk_id > ledger.sent:
+            return  # from before its viewer went back behind it, which no wire brings after the resume
+        self._on_ack_message(data)
+        self._carry_out()
 
     def _on_ack_message(self, data: bytes) -> None:
         ack = cast(m.ChunkAck, m.decode_client(data))
@@ -236,7 +243,7 @@ class ServerEnd:
         log = answer.log
         log.check_position(asked.last_chunk_id)
         window = self.core.resume_stream(asked, log.stream_id, tail=log.tail, epoch=log.epoch, state=log.state)
-        self._follow(answer, window, asked.last_chunk_id)
+        self._follow(answer, window, asked.last_chunk_id, asked.window)
 
     def _on_again(self, asked: m.RequestChunks) -> None:
         stream_id = asked.stream_id or ""
@@ -268,14 +275,14 @@ class ServerEnd:
 
     # -- attachments
 
-    def _follow(self, answer: Answer, window: SendWindow, start: int) -> None:
+    def _follow(self, answer: Answer, window: SendWindow, start: int, asked: int | None = None) -> None:
         stream_id = answer.log.stream_id
         known = self._attachments.get(stream_id)
         if known is not None and known.window is window:
             return
         if known is not None:
             self._detach(known)
-        self._ledgers[stream_id] = ledger = Ledger(self._world, answer, window, start)
+        self._ledgers[stream_id] = ledger = Ledger(self._world, answer, window, start, asked)
         if (window.acked, window.limit, window.limit_bytes) != (start, ledger.limit, ledger.limit_bytes):
             self._world.fail(f"{window} was opened for a viewer at {start} with a window of {ledger.limit}")
         self._attach(answer, window, ledger).rouse()
@@ -400,12 +407,14 @@ _ON_REQUEST: dict[type, Callable[[ServerEnd, Any], None]] = {
 class Viewer:
     """Whoever reads one answer at one client, and how far they are."""
 
-    __slots__ = ("acked", "busy", "done", "ended", "on", "owes_since", "position", "request_id", "view")
+    __slots__ = ("acked", "been", "busy", "done", "ended", "on", "owes_since", "position", "request_id", "view")
 
     def __init__(self, view: View, request_id: str | None, position: int = 0) -> None:
         self.view = view
         self.request_id = request_id
         self.position = self.acked = position
+        self.been = 0
+        """Where it stood before it went back, until that is told: what it acknowledged then may still be on its way."""
         self.on: Link | None = None
         self.owes_since = INFINITE
         self.busy = self.ended = self.done = False
@@ -457,7 +466,7 @@ class ClientEnd:
             viewer.position = viewer.acked = viewer.position if self._world.plan.toss() else 0
             stream_id = viewer.view.stream_id
             if stream_id is None:
-                viewer.view = self._protocol.chat(viewer.request_id or "", QUESTION)
+                viewer.view = self._protocol.chat(viewer.request_id or "", QUESTION, again=True)
             else:
                 viewer.view = self._protocol.follow(stream_id, viewer.position)
             viewer.ended = False
@@ -565,7 +574,10 @@ class ClientEnd:
 
     def _on_ended(self, event: Ended) -> None:
         viewer = self._viewers[event.view]
-        log = self._world.answers[event.view.stream_id or ""].log
+        if event.view.stream_id is None:
+            self._on_unasked(viewer)
+            return
+        log = self._world.answers[event.view.stream_id].log
         told, outcome = event.view.outcome, log.outcome
         if viewer.ended or told is None or outcome is None:
             self._world.fail(f"a second or untimely end of {log.stream_id}")
@@ -573,6 +585,13 @@ class ClientEnd:
             self._world.fail(f"{log.stream_id} ended as {outcome}, its viewer was told {told}")
         viewer.ended = True
         self._see_done(viewer)
+
+    def _on_unasked(self, viewer: Viewer) -> None:
+        """An answer that was cancelled before anybody was asked for it."""
+        if viewer.done or not viewer.view.cancelled or self._world.was_asked(viewer.request_id or ""):
+            self._world.fail(f"{viewer.request_id} ended, and nobody has said so")
+        viewer.ended = viewer.done = True
+        self._world.on_done()
 
     def _on_dead(self, event: Dead) -> None:
         assert self.link is not None
@@ -619,6 +638,10 @@ class ClientEnd:
         answer = self._world.answers[viewer.view.stream_id or ""]
         first, last, content, kind, to = piece
         self._world.note("read", answer.log.stream_id, last)
+        if kind == "rewind" and to == last < viewer.position:
+            viewer.been = max(viewer.been, viewer.position)
+            viewer.position = viewer.acked = last  # back to before a batch, of which a part comes again
+            return
         if first != viewer.position + 1 or last > answer.log.tail:
             self._world.fail(f"the viewer at {viewer.position} of {answer.log.tail} was given {piece}")
         expected = answer.texts[first - 1] if first == last else "".join(answer.texts[first - 1 : last])
@@ -665,9 +688,11 @@ class ClientEnd:
         assert isinstance(message, m.ChunkAck | m.ResumeStream)
         viewer = self._by_stream[message.stream_id or ""]
         upto = message.chunk_id if isinstance(message, m.ChunkAck) else message.last_chunk_id
-        if upto > viewer.position:
+        if isinstance(message, m.ResumeStream):
+            viewer.been = 0
+        if upto > max(viewer.position, viewer.been):
             self._world.fail(f"chunk {upto} is acknowledged by a viewer at {viewer.position}")
-        if upto > viewer.acked:
+        if viewer.acked < upto <= viewer.position:
             viewer.acked = upto
             viewer.owes_since = INFINITE
 

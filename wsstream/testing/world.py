@@ -492,6 +492,10 @@ class World:
         """
         raise WorldFailure(self._story(why))
 
+    def was_asked(self, request_id: str) -> bool:
+        """Whether a server has seen this request."""
+        return request_id in self._requests
+
     def answer_to(self, request_id: str) -> Answer:
         """The answer to this request, begun when it is asked for the first time."""
         answer = self._requests.get(request_id)
@@ -558,6 +562,9 @@ class World:
 
     def _join(self, _: None) -> None:
         """Somebody else follows one of the answers: from its start, or from where an earlier page had come to."""
+        if not self.answers and self._unfinished == 1:
+            self.on_done()  # all were cancelled before anybody was asked
+            return
         if not self.answers:
             self.after(0.1, self._join)
             return
