@@ -39,7 +39,7 @@ const FIELDS = {
   stream_error: { ...named, error_type: isText, message: isText, recoverable: flag, last_chunk_id: isId, retry_after: number },
   stream_list: { streams: isInfos },
   history: { session_id: isText, messages: Array.isArray, title: text },
-  session_changed: { session_id: isText, title: text, deleted: flag },
+  session_changed: { session_id: isText, title: text, deleted: flag, stream_id: text },
   going_away: { reconnect_after_ms: isId },
   error: { error_type: isText, message: isText, recoverable: flag, retry_after: number, request_id: text, stream_id: text },
   heartbeat: {},

@@ -44,8 +44,7 @@ export class ChatStore {
     this.client.on("maxRetriesExceeded", () => this.#set({ error: "The server cannot be reached." }));
     this.client.on("error", ({ message }) => this.#set({ error: words(message) }));
     this.client.on("session", ({ active }) => this.#arrive(active));
-    this.client.on("stream_available", ({ message }) => this.#follow(message.stream_id));
-    this.client.on("session_changed", ({ message }) => { if (message.deleted) this.#set({ messages: [] }); });
+    this.client.on("session_changed", ({ message }) => this.#changed(message));
   }
 
   /** What React reads. */
@@ -109,6 +108,26 @@ export class ChatStore {
     try { this.#restore(await this.client.history()); } catch { /* A new session has none; what is wrong otherwise, the connection tells. */ }
   }
 
+  /** @param {import("./messages.js").Message} message another tab has deleted the conversation, or asked something in it */
+  async #changed({ deleted, stream_id: streamId }) {
+    if (deleted) this.#set({ messages: [] });
+    if (!streamId || this.#knows(streamId)) return;
+    const { messages } = await this.client.history();
+    const at = messages.findIndex((/** @type {any} */ message) => message.stream_id === streamId);
+    if (at < 0 || this.#knows(streamId)) return;
+    const asked = messages[at - 1];
+    if (asked?.role === "user") this.#set({ messages: [...this.#state.messages, this.#message("user", plain(asked.content), true)] });
+    const { content, last_chunk_id: lastChunkId } = messages[at];
+    if (lastChunkId !== undefined) this.#follow(streamId, { lastChunkId, text: plain(content) });
+    else this.#set({ messages: [...this.#state.messages, { ...this.#message("assistant", plain(content), messages[at].is_complete), streamId }] });
+  }
+
+  /** @param {string} streamId */
+  #knows(streamId) {
+    return this.#state.messages.some((message) => message.streamId === streamId)
+      || [...this.#running.keys()].some((stream) => stream.id === streamId);
+  }
+
   /** @param {import("./messages.js").Message} history */
   #restore({ messages }) {
     const own = this.#state.messages;
@@ -123,7 +142,7 @@ export class ChatStore {
    * @param {{lastChunkId?: number, text?: string}} [from]
    */
   #follow(streamId, from) {
-    if ([...this.#running.keys()].some((stream) => stream.id === streamId)) return;
+    if (this.#knows(streamId)) return;
     this.#show(this.client.follow(streamId, from));
   }
 

@@ -1,0 +1,58 @@
+/** Sizes, types and what is published: whatever needs the packages of `make js-full`. */
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+import { build } from "esbuild";
+
+const HERE = fileURLToPath(new URL("..", import.meta.url));
+const CORE = 'export { StreamClient, onFrames } from "./index.js";';
+const LIMIT = 9 * 1024;
+
+/** Bytes of what a page would load, minified and gzipped. */
+async function sizeOf(contents, external = []) {
+  const { outputFiles } = await build({
+    stdin: { contents, resolveDir: HERE }, bundle: true, minify: true, format: "esm", target: "es2022", write: false, external,
+  });
+  return gzipSync(outputFiles[0].contents, { level: 9 }).length;
+}
+
+describe("size", () => {
+  test("The core is at most 9 KB.", async (t) => {
+    const core = await sizeOf(CORE);
+    t.diagnostic(`core: ${core} bytes, everything: ${await sizeOf('export * from "./index.js";')} bytes`);
+    assert.ok(core <= LIMIT, `${core} bytes`);
+  });
+
+  test("Everything, with the transport over HTTP, is at most 9 KB too.", async () => {
+    const all = await sizeOf('export * from "./index.js";');
+    assert.ok(all <= LIMIT, `${all} bytes`);
+  });
+
+  test("What is not used is left out: the back-off alone is a few hundred bytes.", async () => {
+    assert.ok(await sizeOf('export { reconnectDelay } from "./index.js";') < 400);
+  });
+
+  test("The hook adds no second React.", async () => {
+    assert.ok(await sizeOf('export * from "./react.js";', ["react"]) <= LIMIT + 2048);
+  });
+});
+
+describe("types", () => {
+  test("The sources agree with their types, and the declarations are those of the sources.", () => {
+    const made = mkdtempSync(join(tmpdir(), "types-"));
+    try {
+      const tsc = fileURLToPath(new URL("../../node_modules/.bin/tsc", import.meta.url));
+      execFileSync(tsc, ["--project", join(HERE, "tsconfig.json"), "--outDir", made], { encoding: "utf8" });
+      const names = readdirSync(made).sort();
+      assert.deepEqual(readdirSync(join(HERE, "types")).sort(), names, "run `npm run types`");
+      for (const name of names) assert.equal(readFileSync(join(HERE, "types", name), "utf8"), readFileSync(join(made, name), "utf8"), name);
+    } finally {
+      rmSync(made, { recursive: true });
+    }
+  });
+});

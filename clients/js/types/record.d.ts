@@ -1,0 +1,106 @@
+export type Outcome = {
+    ok: boolean;
+    finish_reason?: string;
+    error_type?: string;
+    message?: string;
+    recoverable?: boolean;
+    retry_after?: number;
+    parsed?: any;
+    [field: string]: any;
+};
+export type Piece = {
+    first: number;
+    last: number;
+    kind: string;
+    content: string;
+    bytes: number;
+    textEnd: number;
+};
+export type Asked = {
+    requestId?: string;
+    streamId?: string;
+    message?: string;
+    messages?: object[];
+    config?: object;
+    sessionId?: string;
+    again?: boolean;
+};
+/** @typedef {{ok: boolean, finish_reason?: string, error_type?: string, message?: string, recoverable?: boolean, retry_after?: number, parsed?: any, [field: string]: any}} Outcome */
+/** @typedef {{first: number, last: number, kind: string, content: string, bytes: number, textEnd: number}} Piece chunks `first` to `last`; `textEnd` is how long the text is behind it */
+/** @typedef {{requestId?: string, streamId?: string, message?: string, messages?: object[], config?: object, sessionId?: string, again?: boolean}} Asked */
+export declare class StreamRecord {
+    #private;
+    asked: Asked;
+    /** @type {string|undefined} */ requestId: string | undefined;
+    /** @type {string|undefined} */ streamId: string | undefined;
+    /** @type {string|undefined} */ epoch: string | undefined;
+    /** @type {string|undefined} */ model: string | undefined;
+    /** Place in the queue; 0 where it does not wait. */
+    position: number;
+    /** Chunk ids: the last with no gap before it, the last shown, the last acknowledged. */
+    received: number;
+    rendered: number;
+    acked: number;
+    window: number;
+    ackAt: number;
+    /** When a request that was refused for want of capacity is made again. */
+    askAt: number;
+    refusals: number;
+    /** @type {"off"|"asked"|"live"} whether this connection delivers the stream; what comes while it is not live is stale. */
+    link: "off" | "asked" | "live";
+    sent: boolean;
+    started: boolean;
+    cancelled: boolean;
+    snapshot: boolean;
+    /** Nobody reads it any more: what comes is acknowledged and thrown away. */
+    left: boolean;
+    /** More came than may be kept: the rest is asked for when the reader has caught up. */
+    overflowed: boolean;
+    /** The chunk a batch is to end at, so that a rewind can withdraw what is behind it; 0 for none. */
+    seam: number;
+    resumes: number;
+    gaps: number;
+    /** Received and not yet rendered. */
+    bufferedPieces: number;
+    bufferedBytes: number;
+    /** @type {Outcome|null} */
+    outcome: Outcome | null;
+    /** @param {Asked} asked */
+    constructor(asked: Asked);
+    get inFlight(): number;
+    get textLength(): number;
+    get text(): string;
+    /** @param {string} kind everything of one kind, joined when it is looked at */
+    textOf(kind: string): string;
+    /** @param {number} at the text behind its first `at` UTF-16 units; costs what it returns, not what there is */
+    textFrom(at: number): string;
+    /**
+     * What its reader has already, for example from the session's history: it goes on behind that.
+     * @param {number} lastChunkId
+     * @param {string} text
+     */
+    begin(lastChunkId: number, text: string): void;
+    /**
+     * @param {number} first
+     * @param {number} last
+     * @param {string} kind
+     * @param {string} content
+     */
+    append(first: number, last: number, kind: string, content: string): void;
+    /**
+     * Ends of the pieces between what is rendered and `upTo`.
+     * @param {number} upTo
+     */
+    ends(upTo: number): number[];
+    /** @param {number} upTo */
+    renderedTo(upTo: number): void;
+    /** The connection that would have brought the rest is gone: what nobody has seen yet comes again. */
+    forgetUnseen(): void;
+    /**
+     * Withdraws what is behind a chunk.
+     * @param {number} chunkId the rewind's own
+     * @param {number} toChunkId
+     * @returns {boolean} false when the target lies inside a merged batch: then the text goes back to the batch's start
+     */
+    rewind(chunkId: number, toChunkId: number): boolean;
+}

@@ -1,0 +1,171 @@
+import { StreamRecord } from "./record.js";
+export type Message = import("./messages.js").Message;
+export type Outcome = import("./record.js").Outcome;
+export type Asked = import("./record.js").Asked;
+export type State = "idle" | "connecting" | "connected" | "waiting" | "stopped";
+export type SessionEvent = {
+    type: string;
+    stream?: StreamRecord;
+    [field: string]: any;
+};
+export type Question = {
+    message: object;
+    settle: (answer: Message | null) => void;
+};
+export type SessionOptions = {
+    /**
+     * in [0, 1), for the jitter
+     */
+    random?: () => number;
+    /**
+     * the conversation to continue
+     */
+    sessionId?: string;
+    /**
+     * further fields of the hello: `window`, `window_bytes`, `batch`, `client` …
+     */
+    hello?: Record<string, any>;
+    /**
+     * in a row without progress
+     */
+    maxTries?: number;
+    /**
+     * whether a close for a token that ran out is worth another try
+     */
+    canRenew?: boolean;
+    /**
+     * messages of one stream received and not rendered, beyond which it is taken no further for a while
+     */
+    maxBufferedPieces?: number;
+    /**
+     * the same in bytes
+     */
+    maxBufferedBytes?: number;
+};
+export declare class Session {
+    #private;
+    hello: Record<string, any>;
+    maxTries: number;
+    /** @type {Set<StreamRecord>} */
+    streams: Set<StreamRecord>;
+    /** @type {State} */
+    state: State;
+    /** @type {string|undefined} */ sessionId: string | undefined;
+    /** @type {string|undefined} */ connectionId: string | undefined;
+    retryAt: number;
+    closeCode: number;
+    closeReason: string;
+    /** What the browser thinks of the network. Tries without one do not count. */
+    online: boolean;
+    /** Counts since the beginning. */
+    counts: {
+        connections: number;
+        reconnects: number;
+        messages: number;
+        ignored: number;
+        acks: number;
+        bytesReceived: number;
+        bytesSent: number;
+    };
+    /** @type {number|null} of the newest answered heartbeat */
+    roundTripMs: number | null;
+    /** @param {SessionOptions} [options] */
+    constructor({ random, sessionId, hello, maxTries, canRenew, maxBufferedPieces, maxBufferedBytes, }?: SessionOptions);
+    /** What is to be sent and what has happened since the last call. */
+    take(): {
+        sends: string[];
+        events: SessionEvent[];
+    };
+    /** When `tick` wants to be called next; Infinity for never. */
+    timer(): number;
+    /** @param {number} now */
+    tick(now: number): void;
+    /**
+     * The user asks for a connection: that ends a wait and forgives earlier failures.
+     * @param {number} now
+     */
+    connect(now: number): void;
+    /**
+     * The socket is open.
+     * @param {number} now
+     * @param {string} [token]
+     */
+    opened(now: number, token?: string): void;
+    /**
+     * The socket is gone. What was unfinished stays, to be resumed, unless the close is final.
+     * @param {number} code
+     * @param {number} now
+     * @param {{reason?: string, retryAfterMs?: number|null}} [why]
+     */
+    disconnected(code: number, now: number, { reason, retryAfterMs }?: {
+        reason?: string;
+        retryAfterMs?: number | null;
+    }): void;
+    /** Ends it all here; streams go on at the server unless they are cancelled. */
+    close(): void;
+    /**
+     * The machine woke up, the page came to the front, the network changed: what looks connected may be dead, and who
+     * waits need not wait any longer.
+     * @param {number} now
+     */
+    wake(now: number): void;
+    /**
+     * Starts an answer, or keeps the request until there is a connection. `again` says that its id was used before, so
+     * that a cancel is told to the server whatever happens.
+     * @param {Asked} asked
+     */
+    request(asked: Asked): StreamRecord;
+    /**
+     * Follows a stream that somebody else started: another tab, or this page before it was reloaded. With `snapshot`,
+     * what was missed comes at once.
+     * @param {string} streamId
+     * @param {{lastChunkId?: number, text?: string, snapshot?: boolean}} [from] what the reader has of it already
+     */
+    follow(streamId: string, { lastChunkId, text, snapshot }?: {
+        lastChunkId?: number;
+        text?: string;
+        snapshot?: boolean;
+    }): StreamRecord;
+    /** @param {StreamRecord} stream stops the answer, for everybody, as soon as the server can be told */
+    cancel(stream: StreamRecord): void;
+    /**
+     * Nobody here reads the stream any more; the answer goes on.
+     * @param {StreamRecord} stream
+     * @param {number} now
+     */
+    leave(stream: StreamRecord, now: number): void;
+    /**
+     * The reader has dealt with everything up to this chunk.
+     * @param {StreamRecord} stream
+     * @param {number} chunkId
+     * @param {number} now
+     */
+    rendered(stream: StreamRecord, chunkId: number, now: number): void;
+    /** Asks for the session's streams; they come as the event `stream_list`. */
+    list(): void;
+    /**
+     * Asks for a session's messages, on this connection or the next. Servers take one such question at a time.
+     * @param {string} [sessionId]
+     * @param {(answer: Message|null) => void} [settle] told the `history`, the `error`, or null where nobody answers any more
+     */
+    askHistory(sessionId?: string, settle?: (answer: Message | null) => void): void;
+    /**
+     * @param {string} title
+     * @param {string} [sessionId]
+     * @returns {boolean} false without a connection
+     */
+    rename(title: string, sessionId?: string): boolean;
+    /**
+     * @param {string} [sessionId]
+     * @returns {boolean} false without a connection
+     */
+    forget(sessionId?: string): boolean;
+    /**
+     * Never throws: what cannot be understood is counted and left alone.
+     * @param {string} text one message from the server
+     * @param {number} now
+     */
+    receive(text: string, now: number): void;
+    /** Whether it ran out of tries, which a network that is back makes good. */
+    get gaveUp(): boolean;
+}

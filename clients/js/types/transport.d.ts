@@ -1,0 +1,60 @@
+/**
+ * What carries messages. A transport is an object with the part of a WebSocket's shape that is named here; a factory
+ * makes one for an address. The client tries its list of factories in order.
+ */
+export type Transport = {
+    /**
+     * before `onopen` it must not be called
+     */
+    send: (text: string) => void;
+    /**
+     * after it nothing is called any more
+     */
+    close: (code?: number) => void;
+    onopen: (() => void) | null;
+    onmessage: ((event: {
+        data: any;
+    }) => void) | null;
+    /**
+     * once, also where it never opened
+     */
+    onclose: ((event: {
+        code: number;
+        reason?: string;
+        retryAfterMs?: number | null;
+    }) => void) | null;
+};
+export type TransportFactory = ((url: string, context: {
+    token?: string;
+}) => Transport) & {
+    label?: string;
+};
+/**
+ * @typedef {object} Transport
+ * @property {(text: string) => void} send before `onopen` it must not be called
+ * @property {(code?: number) => void} close after it nothing is called any more
+ * @property {(() => void)|null} onopen
+ * @property {((event: {data: any}) => void)|null} onmessage
+ * @property {((event: {code: number, reason?: string, retryAfterMs?: number|null}) => void)|null} onclose once, also where it never opened
+ */
+/** @typedef {((url: string, context: {token?: string}) => Transport) & {label?: string}} TransportFactory */
+export declare const SUBPROTOCOL = "wsstream.v1";
+/** The browser's own. @type {TransportFactory} */
+export declare const webSocket: TransportFactory;
+/**
+ * Which factory is next. One that was never once established is given up for the next after some tries; one that was is kept.
+ */
+export declare class TransportList {
+    #private;
+    factories: TransportFactory[];
+    tries: number;
+    /**
+     * @param {TransportFactory[]} factories
+     * @param {number} tries
+     */
+    constructor(factories: TransportFactory[], tries: number);
+    get current(): TransportFactory;
+    get label(): string;
+    established(): void;
+    failed(): void;
+}
