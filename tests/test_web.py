@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from pathlib import Path
 
@@ -53,6 +55,35 @@ async def test_the_page_loads_only_what_there_is(serve: Serve) -> None:
         if not name.startswith("data:"):
             assert name.startswith("/"), name
             assert (await get(server, name)).status == 200, name
+
+
+async def test_the_example_in_one_file(serve: Serve) -> None:
+    """The example is served with a policy that lets its own script run, and no other; what it imports is there."""
+    server = await serve()
+    response = await get(server, "/examples/vanilla.html")
+    (script,) = re.findall(r'<script type="module">(.*?)</script>', response.body.decode(), re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = response.headers["content-security-policy"]
+    assert f"script-src 'self' 'sha256-{digest}';" in policy
+    assert "unsafe" not in policy
+    assert response.headers["x-content-type-options"] == "nosniff"
+    (module,) = re.findall(r'from "([^"]+)"', script)
+    assert (await get(server, module)).status == 200
+
+
+async def test_every_module_is_served(serve: Serve) -> None:
+    """Each module that the client's entry imports, and those import, is there, and is JavaScript."""
+    server = await serve()
+    todo, seen = ["/static/js/wsstream.js"], set[str]()
+    while todo:
+        path = todo.pop()
+        seen.add(path)
+        response = await get(server, path)
+        assert response.status == 200, path
+        assert response.headers["content-type"].startswith("text/javascript")
+        imported = re.findall(r"""from "\./([\w.]+)";""", response.body.decode())
+        todo += [f"/static/js/{name}" for name in imported if f"/static/js/{name}" not in seen]
+    assert len(seen) >= 10
 
 
 def test_the_page_needs_no_exception_from_its_policy() -> None:

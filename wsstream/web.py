@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -41,6 +43,9 @@ def make_app(health: Callable[[], dict[str, Any]]) -> Starlette:
     async def page(_: Request) -> Response:
         return FileResponse(root / "chat" / "index.html")
 
+    async def example(_: Request) -> Response:
+        return _with_inline_script(root / "examples" / "vanilla.html")
+
     async def healthz(_: Request) -> Response:
         report = health()
         return Response(
@@ -59,6 +64,7 @@ def make_app(health: Callable[[], dict[str, Any]]) -> Starlette:
     app = Starlette(
         routes=[
             Route("/", page),
+            Route("/examples/vanilla.html", example),
             Route("/healthz", healthz),
             Route("/ws", upgrade_required),
             Mount("/static/js", StaticFiles(directory=root / "js")),
@@ -69,8 +75,19 @@ def make_app(health: Callable[[], dict[str, Any]]) -> Starlette:
     return app
 
 
+def _with_inline_script(path: Path) -> Response:
+    """A page that is one file: its policy lets just the script run that it holds."""
+    text = path.read_text(encoding="utf-8")
+    script = text.split('<script type="module">')[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = PAGE_HEADERS["Content-Security-Policy"].replace(
+        "script-src 'self'", f"script-src 'self' 'sha256-{digest}'"
+    )
+    return HTMLResponse(text, headers={"Content-Security-Policy": policy})
+
+
 class _Headers:
-    """Adds the page's headers to every answer."""
+    """Adds the page's headers to every answer that does not bring its own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -79,7 +96,9 @@ class _Headers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *self._headers]
+                own = list(message.get("headers", []))
+                known = {name for name, _ in own}
+                message["headers"] = [*own, *(header for header in self._headers if header[0] not in known)]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
