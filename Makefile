@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types unit js slow bench constraints clean
+.PHONY: run test lint types unit js js-full slow bench constraints clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m wsstream
 
-test: lint types unit js
+test: lint types unit js js-full
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,17 @@ unit: $(VENV)/.tested
 js:
 	@if command -v node >/dev/null; then node --test clients/js/test/; else echo "no node here: the JavaScript tests did not run"; fi
 
+# Types, sizes and React: what needs packages. Without a registry it says what it leaves out.
+js-full:
+	@if ! command -v npm >/dev/null; then echo "no npm here: types, sizes and React of the browser client were not tested"; \
+	elif $(MAKE) --no-print-directory clients/node_modules/.installed; then node --test clients/js/test-full/; \
+	else echo "packages are not to be had: types, sizes and React of the browser client were not tested"; fi
+
+clients/node_modules/.installed: clients/js/package.json
+	cd clients && npm install --silent --no-save --no-package-lock --no-audit --no-fund --fetch-retries=1 \
+		$$(node -p 'Object.entries(require("./js/package.json").devDependencies).map((named) => named.join("@")).join(" ")')
+	touch $@
+
 slow: $(VENV)/.tested
 	$(BIN)/python -m pytest -m slow -q
 
@@ -45,4 +56,4 @@ constraints: $(VENV)/.tested
 	$(BIN)/python -m pip freeze --exclude-editable --disable-pip-version-check > constraints.txt
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) clients/node_modules dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
