@@ -165,6 +165,19 @@ describe("one answer", () => {
     assert.equal(text, "1 2 3 4 ");
   });
 
+  test("Iterating goes on behind what a rewind left.", async () => {
+    const { stream, socket } = streaming();
+    const pieces = [];
+    const reading = (async () => { for await (const text of stream) pieces.push(text); })();
+    socket.chunks(1, 2);
+    await settled();
+    socket.says({ type: "stream_rewind", stream_id: "st1", chunk_id: 3, to_chunk_id: 1, reason: "retry" });
+    socket.says({ type: "content_chunk", stream_id: "st1", chunk_id: 4, content: "new" });
+    socket.complete(4);
+    await reading;
+    assert.deepEqual([pieces, stream.text], [["1 2 ", "new"], "1 new"]);
+  });
+
   test("Iterating a failed answer throws what failed, with the outcome.", async () => {
     const { stream, socket } = streaming();
     const reading = (async () => { for await (const text of stream) assert.fail(text); })();
@@ -228,6 +241,15 @@ describe("frames", () => {
     assert.deepEqual([drawn, socket.said("chunk_ack")], [[""], []]);
     page.frame();
     assert.deepEqual(drawn, ["", "1 2 3 4 5 "]);
+    assert.equal(socket.said("chunk_ack")[0].chunk_id, 5);
+  });
+
+  test("What comes while somebody draws is not taken for drawn.", () => {
+    const { stream, socket } = streaming();
+    const stop = onFrames(stream, () => { if (stream.lastChunkId === 5) socket.chunks(6, 6); });
+    socket.chunks(1, 5);
+    page.frame();
+    stop();
     assert.equal(socket.said("chunk_ack")[0].chunk_id, 5);
   });
 
@@ -330,6 +352,10 @@ describe("dead sockets", () => {
       await back(client);
     }
     assert.equal(client.state, "connecting");
+    page.navigator.onLine = true;
+    page.tell("online");
+    Socket.last.onclose({ code: 1006 });
+    assert.equal(client.state, "waiting");
   });
 
   test("A client that gave up tries again when the network is back.", () => {
@@ -345,8 +371,8 @@ describe("dead sockets", () => {
     const client = connected();
     client.close();
     const timers = clock.pending;
-    page.tell("online");
-    assert.deepEqual([client.state, Socket.all.length, clock.pending], ["stopped", 1, timers]);
+    page.tell("offline");
+    assert.deepEqual([client.state, client.session.online, Socket.all.length, clock.pending], ["stopped", true, 1, timers]);
   });
 });
 
@@ -371,6 +397,28 @@ describe("tokens", () => {
     Socket.last.greet();
     assert.equal(Socket.last.sent[0].token, "t2");
     assert.equal(client.state, "connected");
+  });
+
+  test("A token that ran out once more after a greeting is renewed once more.", async () => {
+    const client = make({ token: () => "t" });
+    client.connect();
+    for (let i = 0; i < 3; i += 1) {
+      await clock.pass(0);
+      Socket.last.greet();
+      Socket.last.onclose({ code: 3000 });
+      assert.notEqual(client.state, "stopped");
+    }
+  });
+
+  test("A function that fails for a connection that is given up does not harm the next one.", async () => {
+    const fails = [];
+    const client = make({ token: () => new Promise((_, reject) => { fails.push(reject); }) });
+    client.connect();
+    client.close();
+    client.connect();
+    fails[0](new Error("late"));
+    await settled();
+    assert.equal(client.state, "connecting");
   });
 
   test("A second 3000 in a row is an answer: streams wait for connect.", async () => {

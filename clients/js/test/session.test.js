@@ -154,6 +154,19 @@ describe("connection", () => {
     assert.equal(talk.session.timer() - talk.now, 500);
   });
 
+  test("A connection that lasted ten seconds is progress too.", () => {
+    const talk = connected();
+    talk.lose();
+    talk.comeBack();
+    talk.wait(9_999);
+    talk.lose();
+    assert.equal(talk.session.timer() - talk.now, 1000);
+    talk.comeBack();
+    talk.wait(10_000);
+    talk.lose();
+    assert.equal(talk.session.timer() - talk.now, 500);
+  });
+
   test("After going_away the server's delay wins over the back-off.", () => {
     const talk = connected();
     talk.says({ type: "going_away", deadline_ms: 5000, reconnect_after_ms: 1234 });
