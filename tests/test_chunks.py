@@ -81,14 +81,14 @@ def test_receipt_leaves_out_what_is_not_known() -> None:
     assert msgspec.to_builtins(Receipt(7, 5, 1.5))["upstream_closed_ms"] == 1.5
 
 
-@pytest.mark.parametrize("content", ["hi", [{"type": "text", "text": "hi"}]])
+@pytest.mark.parametrize("content", ["hi", [{"type": "text", "text": "hi"}], None])
 def test_a_turn_holds_text_or_parts(content: object) -> None:
-    """A turn's content is read as text or as a list of parts, whichever was sent."""
+    """A turn's content is read as text, as a list of parts, or as nothing beside a tool call, whichever was sent."""
     turn = msgspec.convert({"role": "user", "content": content}, ChatMessage)
     assert turn == ChatMessage("user", content)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("content", [None, 5, {"text": "hi"}, ["hi"]])
+@pytest.mark.parametrize("content", [5, {"text": "hi"}, ["hi"]])
 def test_a_turn_holds_nothing_else(content: object) -> None:
     """A turn whose content is neither text nor a list of parts is refused."""
     with pytest.raises(msgspec.ValidationError):
