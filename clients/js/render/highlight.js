@@ -1,0 +1,101 @@
+/**
+ * Colours code that is finished and near the viewport, when the page has nothing better to do. The library and each
+ * language are loaded when the first block needs them. Its tree becomes elements; no HTML is made of it.
+ */
+import { dress } from "./dom.js";
+
+const VENDOR = new URL("../vendor/highlight/", import.meta.url);
+const NEAR = "600px";
+const MAX_PIECE = 8192;
+const MAX_TOKENS = 4000;
+const LANGUAGES = new Map(Object.entries({
+  bash: "bash", sh: "bash", shell: "bash", zsh: "bash", c: "c", h: "c", cpp: "cpp", "c++": "cpp", cc: "cpp", css: "css",
+  diff: "diff", patch: "diff", go: "go", golang: "go", java: "java", javascript: "javascript", js: "javascript",
+  jsx: "javascript", mjs: "javascript", json: "json", jsonc: "json", markdown: "markdown", md: "markdown",
+  python: "python", py: "python", rust: "rust", rs: "rust", sql: "sql", typescript: "typescript", ts: "typescript",
+  tsx: "typescript", xml: "xml", html: "xml", svg: "xml", yaml: "yaml", yml: "yaml",
+}));
+const idle = globalThis.requestIdleCallback ?? ((call) => setTimeout(call, 50));
+
+let library = null;
+const loaded = new Map();
+
+async function load(name) {
+  library ??= import(new URL("core.min.js", VENDOR).href).then(({ default: core }) => core);
+  const core = await library;
+  if (!loaded.has(name)) loaded.set(name, import(new URL(`languages/${name}.min.js`, VENDOR).href).then((module) => core.registerLanguage(name, module.default)));
+  await loaded.get(name);
+  return core;
+}
+
+export class Highlighter {
+  #queue = []; #waiting = false; #seen = new WeakSet();
+  #near = new IntersectionObserver((entries) => this.#come(entries), { rootMargin: NEAR });
+
+  /** Looks for finished code that is new inside this element. */
+  look(element) {
+    for (const code of element.querySelectorAll("code[data-lang]:not([data-open])")) this.#watch(code);
+  }
+
+  #watch(code) {
+    if (!LANGUAGES.has(code.dataset.lang)) return;
+    for (const piece of code.children) {
+      if (this.#seen.has(piece)) continue;
+      this.#seen.add(piece);
+      // A piece is watched, not the block: a block may be many screens long.
+      this.#near.observe(piece);
+    }
+  }
+
+  #come(entries) {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      this.#near.unobserve(target);
+      this.#queue.push(target);
+    }
+    this.#next();
+  }
+
+  /** One piece a turn, so that no turn is long. */
+  #next() {
+    if (this.#waiting || !this.#queue.length) return;
+    this.#waiting = true;
+    idle(async () => {
+      try { await colour(this.#queue.shift()); }
+      catch (error) { console.warn("A block of code stays without colours:", error); }
+      finally { this.#waiting = false; }
+      this.#next();
+    });
+  }
+}
+
+async function colour(piece) {
+  const code = piece.closest("code");
+  const text = piece.textContent;
+  if (!code || text.length > MAX_PIECE) return;
+  const name = LANGUAGES.get(code.dataset.lang);
+  const core = await load(name);
+  // While the library was loading, the text may have been withdrawn.
+  if (!piece.isConnected || piece.textContent !== text) return;
+  const nodes = toNodes(core.highlight(text, { language: name, ignoreIllegals: true })._emitter.root);
+  if (nodes) dress(piece, ...nodes);
+}
+
+/** @returns {Node[]|null} nothing where it would be too many elements */
+function toNodes(root) {
+  let left = MAX_TOKENS;
+  const make = (one) => {
+    left -= 1;
+    if (typeof one === "string") return document.createTextNode(one);
+    const span = document.createElement("span");
+    if (one.scope) span.className = classOf(one.scope);
+    if (left > 0) span.append(...one.children.map(make));
+    return span;
+  };
+  const nodes = root.children.map(make);
+  return left > 0 ? nodes : null;
+}
+
+function classOf(scope) {
+  return `hl-${scope.split(/[.:]/)[0].replace(/[^\w-]/g, "")}`;
+}
