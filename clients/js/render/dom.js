@@ -22,6 +22,8 @@ export function dress(element, ...nodes) {
   element.replaceChildren(...nodes);
 }
 
+export const isDressed = (element) => dressed.has(element);
+
 /**
  * Makes what showed `old` show `next`.
  * @returns {Node} the node that shows it now: the same one wherever possible
@@ -31,9 +33,18 @@ export function patch(node, old, next) {
   if (typeof old === "string" && typeof next === "string") return patchText(node, old, next);
   if (typeof old === "string" || typeof next === "string" || old.tag !== next.tag) return replace(node, next);
   setAttributes(node, old.attrs, next.attrs);
-  if (dressed.delete(node)) node.replaceChildren(...old.children.map(create));
+  if (dressed.has(node)) {
+    if (isSame(old.children, next.children)) return node;
+    dressed.delete(node);
+    node.replaceChildren(...old.children.map(create));
+  }
   patchChildren(node, old.children, next.children);
   return node;
+}
+
+/** Only texts are ever dressed. */
+function isSame(old, next) {
+  return old.length === next.length && old.every((one, at) => one === next[at]);
 }
 
 function patchText(node, old, next) {

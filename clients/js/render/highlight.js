@@ -2,7 +2,7 @@
  * Colours code that is finished and near the viewport, when the page has nothing better to do. The library and each
  * language are loaded when the first block needs them. Its tree becomes elements; no HTML is made of it.
  */
-import { dress } from "./dom.js";
+import { dress, isDressed } from "./dom.js";
 
 const VENDOR = new URL("../vendor/highlight/", import.meta.url);
 const NEAR = "600px";
@@ -29,22 +29,21 @@ async function load(name) {
 }
 
 export class Highlighter {
-  #queue = []; #waiting = false; #seen = new WeakSet();
+  #queue = []; #waiting = false; #watched = new WeakSet();
   #near = new IntersectionObserver((entries) => this.#come(entries), { rootMargin: NEAR });
 
-  /** Looks for finished code that is new inside this element. */
-  look(element) {
-    for (const code of element.querySelectorAll("code[data-lang]:not([data-open])")) this.#watch(code);
+  /** Looks for finished code in a block that is new or has changed. */
+  look(block) {
+    // A piece is watched, not the block: a block may be many screens long.
+    const code = block.closest?.("code") ?? block.querySelector?.("code[data-lang]");
+    if (!code || "open" in code.dataset || !LANGUAGES.has(code.dataset.lang)) return;
+    for (const piece of code === block.parentNode ? [block] : code.children) this.#watch(piece);
   }
 
-  #watch(code) {
-    if (!LANGUAGES.has(code.dataset.lang)) return;
-    for (const piece of code.children) {
-      if (this.#seen.has(piece)) continue;
-      this.#seen.add(piece);
-      // A piece is watched, not the block: a block may be many screens long.
-      this.#near.observe(piece);
-    }
+  #watch(piece) {
+    if (this.#watched.has(piece) || isDressed(piece)) return;
+    this.#watched.add(piece);
+    this.#near.observe(piece);
   }
 
   #come(entries) {
@@ -61,7 +60,9 @@ export class Highlighter {
     if (this.#waiting || !this.#queue.length) return;
     this.#waiting = true;
     idle(async () => {
-      try { await colour(this.#queue.shift()); }
+      const piece = this.#queue.shift();
+      this.#watched.delete(piece);
+      try { await colour(piece); }
       catch (error) { console.warn("A block of code stays without colours:", error); }
       finally { this.#waiting = false; }
       this.#next();

@@ -20,6 +20,9 @@ export class Renderer {
   /** @param {Element} element */
   constructor(element) { this.#element = element; }
 
+  /** Called with the node of each block that is new or has changed. @type {(node: Node) => void} */
+  onBlock = () => {};
+
   /** Length of the text that was written. */
   get length() { return this.#length; }
 
@@ -98,6 +101,7 @@ export class Renderer {
   #change(entry, key, joins, tree) {
     entry.node = patch(entry.node, entry.tree, tree);
     Object.assign(entry, { key, joins, tree });
+    this.onBlock(entry.node);
   }
 
   /** Code that goes on is put into the block it continues. */
@@ -106,6 +110,7 @@ export class Renderer {
     const before = entry.joins && this.#shown.findLast(({ joins }) => !joins);
     (before ? before.node.querySelector("code") : this.#element).append(entry.node);
     this.#shown.push(entry);
+    this.onBlock(entry.node);
   }
 
   #drop(from) {

@@ -61,7 +61,7 @@ const INLINE = {
   br: () => [node("br")],
   html: (token) => LINE_BREAK.test(token.raw) ? [node("br")] : [token.raw],
   link: (token, inline) => linkTo(token.href, inline(token)),
-  image: ({ href, text }) => linkTo(href, [`🖼 ${decode(text) || "image"}`], "image"),
+  image: ({ href, text }) => linkTo(href, [`Image: ${decode(text) || "no words for it"}`], "image"),
   checkbox: ({ checked }) => [checked ? "☑ " : "☐ "],
 };
 

@@ -1,0 +1,168 @@
+/** The messages of a conversation, as they stand on the page. */
+import { Highlighter, Renderer } from "../js/render/index.js";
+import { announce } from "./announcer.js";
+import { copy, element } from "./elements.js";
+import { painter, pace } from "./paint.js";
+import { came } from "./wire.js";
+import { count, failure, statusWords, summary } from "./words.js";
+
+const highlighter = new Highlighter();
+/** Answers of more letters than this are laid out only where they are seen. */
+const LONG = 20_000;
+
+export class Question {
+  role = "user";
+
+  constructor(text, { edit }) {
+    this.text = text;
+    this.node = element("article", { className: "message mine", label: "You" },
+      element("div", { className: "said" }, text),
+      element("div", { className: "tools" },
+        tool("Copy", (button) => copy(text, button)), tool("Edit", () => edit(this))));
+  }
+}
+
+/** An answer: finished, from the history, or one that is being written. */
+export class Answer {
+  role = "assistant";
+  stream = null; streamId; outcome = null;
+  #main; #thoughts = null; #status = ""; #calls = 0; #stopped = 0; #lastChunkId = 0;
+
+  /** @param {{retry: (answer: Answer) => void, ended?: (answer: Answer) => void}} hooks */
+  constructor(hooks) {
+    this.hooks = hooks;
+    this.body = element("div", { className: "answer main" });
+    this.note = element("p", { className: "note" });
+    this.retry = tool("Try again", () => hooks.retry(this));
+    this.copying = tool("Copy", (button) => copy(this.text, button));
+    this.node = element("article", { className: "message", label: "Answer" }, this.body,
+      element("div", { className: "foot" }, this.note,
+        element("div", { className: "tools" }, this.copying, this.retry)));
+    this.#main = new Renderer(this.body);
+    this.#main.onBlock = (node) => highlighter.look(node);
+  }
+
+  get text() { return this.stream ? this.stream.text : this.written ?? ""; }
+  get running() { return this.stream !== null && this.outcome === null; }
+
+  /** What was said before this page was here. */
+  show(text, { complete, streamId }) {
+    this.written = text;
+    this.streamId = streamId;
+    this.outcome = { ok: complete };
+    this.#main.write(text);
+    this.#main.end();
+    if (!complete) this.#say("This answer was cut short.", "wait");
+    painter.add(this);
+  }
+
+  follow(stream) {
+    this.stream = stream;
+    this.streamId = stream.info.streamId;
+    this.node.classList.add("running", "waiting");
+    this.node.ariaBusy = "true";
+    this.retry.hidden = true;
+    stream.addEventListener("change", ({ detail }) => this.#come(detail));
+    stream.addEventListener("rewind", () => this.#withdraw());
+    stream.addEventListener("status", ({ detail }) => this.#say(this.#status = statusWords(detail.message), "wait"));
+    stream.addEventListener("end", () => this.#finish());
+    this.#come({});
+  }
+
+  stop() {
+    if (!this.running || this.stream.info.cancelled) return;
+    this.#stopped = performance.now();
+    this.stream.cancel();
+    this.#say("Stopping…", "wait");
+  }
+
+  #come({ kind, content = "" }) {
+    const { stream } = this;
+    this.streamId = stream.info.streamId;
+    if (kind) came(stream, stream.lastChunkId - this.#lastChunkId);
+    this.#lastChunkId = stream.lastChunkId;
+    if (kind === "reasoning") this.#think(stream.reasoning);
+    if (kind === "tool_call") this.#showCalls(stream.toolCalls);
+    if (content || stream.info.received) this.#begun();
+    else if (stream.info.position) this.#say(`In the queue, place ${stream.info.position}`, "wait");
+    // After a lost connection what nobody saw comes again: the text is the same, so only its length counts.
+    this.#main.write(stream.textFrom(this.#main.length), stream.lastChunkId);
+    painter.add(this);
+  }
+
+  #begun() {
+    if (this.node.classList.contains("waiting")) {
+      this.node.classList.remove("waiting");
+      announce("The answer begins.");
+    }
+    if (this.#status) this.#say(this.#status = "");
+  }
+
+  #withdraw() {
+    this.#main.rewind(this.stream.info.textLength);
+    painter.add(this);
+  }
+
+  #think(text) {
+    if (!this.#thoughts) {
+      const inside = element("div", { className: "answer" });
+      this.body.before(element("details", { className: "thoughts" }, element("summary", {}, "Thoughts"), inside));
+      this.#thoughts = new Renderer(inside);
+    }
+    if (text.length < this.#thoughts.length) this.#thoughts.rewind(text.length);
+    this.#thoughts.write(text.slice(this.#thoughts.length));
+  }
+
+  #showCalls(calls) {
+    for (const call of calls.slice(this.#calls)) this.body.before(callBlock(call));
+    this.#calls = calls.length;
+  }
+
+  #finish() {
+    this.outcome = this.stream.outcome;
+    this.#main.end();
+    this.#thoughts?.end();
+    this.node.ariaBusy = "false";
+    this.retry.hidden = false;
+    this.copying.hidden = !this.text;
+    const { outcome } = this;
+    if (this.#stopped) this.node.dataset.stopMs = (performance.now() - this.#stopped).toFixed(1);
+    if (outcome.ok) this.#say(summary(outcome));
+    else this.#say(failure(outcome), "bad");
+    announce(outcome.ok ? `The answer is complete. ${count(this.text.split(/\s+/).filter(Boolean).length)} words.` : failure(outcome));
+    painter.add(this);
+    this.hooks.ended?.(this);
+  }
+
+  #say(words, kind = "") {
+    this.note.textContent = words;
+    this.note.className = `note ${kind}`;
+  }
+
+  /** What the painter calls. */
+  paint(until) {
+    this.#main.pace = this.running ? pace.lettersPerSecond : 0;
+    this.#thoughts?.paint(until);
+    const all = this.#main.paint(until);
+    this.stream?.rendered(this.#main.rendered);
+    this.body.classList.toggle("long", this.#main.length > LONG);
+    if (all && !this.running) this.node.classList.remove("running", "waiting");
+    return all;
+  }
+}
+
+export function notice(words) { return element("p", { className: "notice", role: "alert" }, words); }
+
+function tool(words, act) {
+  const button = element("button", { type: "button" }, words);
+  button.addEventListener("click", () => act(button));
+  return button;
+}
+
+function callBlock(call) {
+  const name = call?.name ?? call?.function?.name ?? "tool";
+  const made = call?.arguments ?? call?.input ?? call?.function?.arguments ?? call;
+  return element("details", { className: "call" },
+    element("summary", {}, "Calls ", element("b", {}, String(name))),
+    element("pre", { tabIndex: 0 }, typeof made === "string" ? made : JSON.stringify(made, null, 2)));
+}

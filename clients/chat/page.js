@@ -1,0 +1,157 @@
+/** Wires the page together. Text reaches it only through text nodes. */
+import { Composer } from "./composer.js";
+import { Conversation } from "./conversation.js";
+import { Drawer } from "./drawer.js";
+import { $, copy, say } from "./elements.js";
+import { notice } from "./message.js";
+import { chosen, setUpModels } from "./models.js";
+import { painter } from "./paint.js";
+import { Scrolling } from "./scrolling.js";
+import { Sessions } from "./sessions.js";
+import { Sidebar } from "./sidebar.js";
+import { publish, subscribe } from "./tabs.js";
+import { setUpTheme } from "./theme.js";
+import { connect, isOffline } from "./wire.js";
+import { connectionWords } from "./words.js";
+
+/** Conversations kept on the page, besides those in which an answer runs. */
+const KEPT = 8;
+const CONNECTION_MS = 500;
+
+setUpTheme();
+setUpModels();
+const sessions = new Sessions();
+const client = connect(sessions.current);
+const scrolling = new Scrolling($("messages"));
+/** @type {Map<string, Conversation>} the one used last comes last */
+const open = new Map();
+
+const hooks = {
+  changed: (conversation) => { if (conversation === current()) refresh(); },
+  edit: (conversation, question) => { if (!conversation.running) composer.edit(question); },
+  retry: (conversation, question) => { if (question) conversation.replace(question, question.text, chosen()); },
+};
+
+const current = () => open.get(sessions.current);
+
+function show(id) {
+  composer.edit(null);
+  sessions.open(id);
+  const conversation = current() ?? new Conversation(sessions.current, { client, sessions, hooks });
+  open.delete(conversation.id);
+  open.set(conversation.id, conversation);
+  if (!conversation.node.isConnected) $("messages").append(conversation.node);
+  for (const other of open.values()) other.node.hidden = other !== conversation;
+  if (sessions.find(conversation.id)) conversation.restore();
+  for (const other of [...open.values()].slice(0, -KEPT)) if (!other.running) close(other.id);
+  scrolling.toEnd();
+  refresh();
+}
+
+function close(id) {
+  open.get(id)?.leave();
+  open.delete(id);
+}
+
+function refresh() {
+  const conversation = current();
+  $("welcome").hidden = !conversation.isEmpty || Boolean(sessions.find(conversation.id));
+  composer.running = conversation.running !== null;
+  const title = sessions.title();
+  say($("title"), title);
+  document.title = sessions.find(conversation.id) ? `${title} – wsstream` : "wsstream";
+  scrolling.follow();
+}
+
+function ask(text, model) {
+  current().ask(text, model ? { model } : chosen());
+  scrolling.toEnd();
+}
+
+function rename(id, title) {
+  sessions.rename(id, title);
+  client.rename(title, id);
+}
+
+/** Gone here at once; the server is told, or the person is. */
+function remove(id) {
+  if (!confirm(`Delete “${sessions.title(id)}”? It cannot be brought back.`)) return;
+  if (!client.deleteSession(id)) return current().node.append(notice("Not connected: nothing was deleted."));
+  publish("deleted", { id });
+  forget(id);
+}
+
+function forget(id) {
+  close(id);
+  sessions.running.delete(id);
+  sessions.forget(id);
+  if (id === sessions.current) show();
+}
+
+/** Tabs of this browser are quicker to say so, and know the question. */
+function discover({ session_id, stream_id }) {
+  open.get(session_id)?.discover(stream_id).catch((error) => console.warn("An answer that began elsewhere is not shown:", error));
+}
+
+function showConnection() {
+  $("connection").dataset.state = client.state;
+  say($("connection-words"), connectionWords(client, isOffline()));
+  $("reconnect").hidden = isOffline() || (client.state !== "waiting" && client.state !== "stopped");
+}
+
+const composer = new Composer({
+  send: (text) => ask(text),
+  replace: (question, text) => current().replace(question, text, chosen()),
+  stop: () => current().running?.stop(),
+  editLast: () => {
+    const question = current().messages.findLast(({ role }) => role === "user");
+    if (question) composer.edit(question);
+  },
+});
+const sidebar = new Sidebar(sessions, { open: (id) => { show(id); composer.focus(); }, rename, remove });
+const drawer = new Drawer(client, {
+  stream: () => current().messages.findLast(({ stream }) => stream)?.stream ?? null,
+  flood: (model, words) => { if (!current().running) ask(words, model); },
+});
+
+const shortcuts = new Map([["n", () => { show(); composer.focus(); }], ["k", () => sidebar.search()], ["u", () => drawer.toggle()]]);
+
+addEventListener("keydown", (event) => {
+  const typing = event.target.closest?.("input, textarea, select");
+  if (event.altKey && !event.ctrlKey && shortcuts.has(event.key.toLowerCase())) shortcuts.get(event.key.toLowerCase())();
+  else if (event.key === "Escape" && composer.isEditing) composer.edit(null);
+  else if (event.key === "Escape" && !$("shortcuts").open) current().running?.stop();
+  else if (event.key === "?" && !typing) $("shortcuts").showModal();
+  else return;
+  event.preventDefault();
+});
+$("help").addEventListener("click", () => $("shortcuts").showModal());
+$("reconnect").addEventListener("click", () => client.connect());
+$("messages").addEventListener("click", ({ target }) => {
+  const button = target.closest(".code-head .copy");
+  if (!button) return;
+  const pieces = [...button.closest(".code").querySelectorAll(".piece")];
+  copy(pieces.map((piece, at) => (at && !piece.classList.contains("glued") ? "\n" : "") + piece.textContent).join(""), button);
+});
+$("starters").addEventListener("click", ({ target }) => {
+  const button = target.closest("button");
+  if (button) ask(button.dataset.ask, button.dataset.model);
+});
+sessions.addEventListener("change", () => { if (current()) refresh(); });
+subscribe("started", ({ sessionId, streamId, text }) => open.get(sessionId)?.join(streamId, text));
+subscribe("deleted", ({ id }) => forget(id));
+
+client.addEventListener("stateChange", showConnection);
+client.addEventListener("session_changed", ({ detail: { message } }) => {
+  if (message.deleted) return forget(message.session_id);
+  if (message.stream_id) return discover(message);
+  if (message.title) sessions.rename(message.session_id, message.title);
+});
+client.addEventListener("error", ({ detail }) => current().node.append(notice(detail.message.message)));
+setInterval(showConnection, CONNECTION_MS);
+const painted = painter.onPaint;
+painter.onPaint = (due, ms) => { painted(due, ms); scrolling.follow(); };
+
+show(sessions.current);
+showConnection();
+composer.focus();

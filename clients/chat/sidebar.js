@@ -1,0 +1,82 @@
+/** The list of conversations. */
+import { $, element, say } from "./elements.js";
+
+export class Sidebar {
+  #renaming = null;
+
+  /** @param {{open: (id?: string) => void, rename: (id: string, title: string) => void, remove: (id: string) => void}} acts */
+  constructor(sessions, acts) {
+    this.sessions = sessions;
+    this.acts = acts;
+    sessions.addEventListener("change", () => this.draw());
+    $("search").addEventListener("input", () => this.draw());
+    $("new").addEventListener("click", () => acts.open());
+    $("show-sidebar").addEventListener("click", () => this.show(true));
+    $("hide-sidebar").addEventListener("click", () => this.show(false));
+    addEventListener("keydown", (event) => { if (event.key === "Escape" && this.isShown) { event.preventDefault(); this.show(false); } }, true);
+    this.draw();
+  }
+
+  get isShown() { return $("sidebar").classList.contains("shown"); }
+
+  /** On a phone the list lies over the conversation. */
+  show(shown) {
+    if (shown === this.isShown) return;
+    $("sidebar").classList.toggle("shown", shown);
+    $("show-sidebar").setAttribute("aria-expanded", String(shown));
+    $(shown ? "hide-sidebar" : "show-sidebar").focus();
+  }
+
+  search() {
+    this.show(true);
+    $("search").focus();
+  }
+
+  draw() {
+    if (this.#renaming) return;
+    const wanted = $("search").value.trim().toLowerCase();
+    const found = this.sessions.list.filter(({ title }) => title.toLowerCase().includes(wanted));
+    const focused = document.activeElement?.closest("#sessions li")?.dataset.id;
+    $("sessions").replaceChildren(...found.map((entry) => this.#row(entry)));
+    $("no-sessions").hidden = found.length > 0;
+    say($("no-sessions"), wanted ? "Nothing found." : "Conversations appear here.");
+    if (focused) $("sessions").querySelector(`[data-id="${CSS.escape(focused)}"] .open`)?.focus();
+  }
+
+  #row({ id, title }) {
+    const current = id === this.sessions.current, running = this.sessions.running.has(id);
+    const open = element("button", { type: "button", className: "open", title }, title);
+    if (current) open.setAttribute("aria-current", "page");
+    if (running) open.setAttribute("aria-description", "An answer is being written");
+    open.addEventListener("click", () => { this.acts.open(id); this.show(false); });
+    const rename = element("button", { type: "button", className: "icon tool", label: `Rename ${title}` }, "✎");
+    rename.addEventListener("click", () => this.#rename(id, title));
+    const remove = element("button", { type: "button", className: "icon tool", label: `Delete ${title}` }, "✕");
+    remove.addEventListener("click", () => this.acts.remove(id));
+    const row = element("li", { className: `${current ? "current" : ""} ${running ? "running" : ""}` }, open, rename, remove);
+    row.dataset.id = id;
+    return row;
+  }
+
+  #rename(id, title) {
+    const row = $("sessions").querySelector(`[data-id="${CSS.escape(id)}"]`);
+    const field = element("input", { value: title, maxLength: 200, label: "Title" });
+    this.#renaming = id;
+    const done = (keep) => {
+      if (this.#renaming !== id) return;
+      this.#renaming = null;
+      if (keep && field.value.trim()) this.acts.rename(id, field.value.trim());
+      this.draw();
+      $("sessions").querySelector(`[data-id="${CSS.escape(id)}"] .open`)?.focus();
+    };
+    field.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== "Escape") return;
+      event.preventDefault();
+      event.stopPropagation();
+      done(event.key === "Enter");
+    });
+    field.addEventListener("blur", () => done(true));
+    row.replaceChildren(field);
+    field.select();
+  }
+}

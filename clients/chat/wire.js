@@ -1,0 +1,49 @@
+/** The page's one connection. Its transport can be taken away on purpose, and says what passes over it. */
+import { StreamClient } from "../js/wsstream.js";
+
+const SUBPROTOCOL = "wsstream.v1";
+const OFFLINE_MS = 5_000;
+const address = new URL("/ws", location.href);
+address.protocol = address.protocol.replace("http", "ws");
+
+/** What passes, for whoever draws it: `came`, `acked`, `lost`. */
+export const passing = new EventTarget();
+let offline = false;
+
+function tell(type, detail) { passing.dispatchEvent(Object.assign(new Event(type), { detail })); }
+
+/** A WebSocket whose messages are looked at in passing. */
+function watched(url) {
+  if (offline) throw new Error("Offline on purpose.");
+  const socket = new WebSocket(url, SUBPROTOCOL);
+  const send = socket.send.bind(socket);
+  socket.send = (text) => {
+    if (text.includes('"chunk_ack"')) tell("acked", JSON.parse(text));
+    send(text);
+  };
+  return socket;
+}
+watched.label = "websocket";
+
+export function connect(sessionId) {
+  const client = new StreamClient(address.href, { sessionId, maxTries: 10, transports: [watched] });
+  client.addEventListener("connectionLost", () => tell("lost", {}));
+  client.connect();
+  return client;
+}
+
+export const isOffline = () => offline;
+
+/** As if the network were gone for a while. */
+export function goOffline(client) {
+  if (offline) return;
+  offline = true;
+  client.drop();
+  setTimeout(() => {
+    offline = false;
+    client.connect();
+  }, OFFLINE_MS);
+}
+
+/** @param {number} chunks how many this piece holds */
+export function came(stream, chunks) { tell("came", { stream, chunks }); }
