@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types unit js js-full slow bench constraints clean
+.PHONY: run test lint types unit js js-full browser slow bench bench-browser constraints clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m wsstream
 
-test: lint types unit js js-full
+test: lint types unit js js-full browser
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,13 @@ clients/node_modules/.installed: clients/js/package.json
 	cd clients && npm install --silent --no-save --no-package-lock --no-audit --no-fund --fetch-retries=1 \
 		$$(node -p 'Object.entries(require("./js/package.json").devDependencies).map((named) => named.join("@")).join(" ")')
 	touch $@
+
+# A real Chromium with a real server; installs both halves of the tooling where it may.
+browser: $(VENV)/.installed
+	tests/browser/run.sh test
+
+bench-browser: $(VENV)/.installed
+	tests/browser/run.sh bench
 
 slow: $(VENV)/.tested
 	$(BIN)/python -m pytest -m slow -q

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import posixpath
 import re
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tests.conftest import Serve
 from tests.native import HasPort, fetch
 from wsstream import __version__, web
 from wsstream.web import PAGE_HEADERS, web_root
+
+IMPORT = re.compile(r"""^(?:import|export)\b[^;'"]*["'](\.[^"']+)["'];""", re.MULTILINE)
 
 
 class Response(msgspec.Struct):
@@ -41,6 +44,7 @@ async def test_the_page(serve: Serve) -> None:
     policy = dict(part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert (policy["require-trusted-types-for"], policy["trusted-types"]) == ("'script'", "'none'")
     assert policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"
     assert response.headers["x-content-type-options"] == "nosniff"
 
@@ -72,18 +76,31 @@ async def test_the_example_in_one_file(serve: Serve) -> None:
 
 
 async def test_every_module_is_served(serve: Serve) -> None:
-    """Each module that the client's entry imports, and those import, is there, and is JavaScript."""
+    """What the page and the client import, and what those import, is all there, as JavaScript."""
     server = await serve()
-    todo, seen = ["/static/js/wsstream.js"], set[str]()
-    while todo:
-        path = todo.pop()
-        seen.add(path)
+    found, left = set[str](), ["/static/chat/page.js", "/static/js/wsstream.js", "/static/js/render/index.js"]
+    while left:
+        path = left.pop()
+        if path in found:
+            continue
+        found.add(path)
         response = await get(server, path)
-        assert response.status == 200, path
-        assert response.headers["content-type"].startswith("text/javascript")
-        imported = re.findall(r"""from "\./([\w.]+)";""", response.body.decode())
-        todo += [f"/static/js/{name}" for name in imported if f"/static/js/{name}" not in seen]
-    assert len(seen) >= 10
+        assert (response.status, response.headers["content-type"]) == (200, "text/javascript; charset=utf-8"), path
+        for name in IMPORT.findall(response.body.decode()):
+            left.append(posixpath.normpath(posixpath.join(posixpath.dirname(path), name)))
+    assert "/static/js/vendor/marked/marked.esm.js" in found
+    assert len(found) > 20
+
+
+def test_vendored_files_are_what_their_list_says() -> None:
+    """Each vendored file has the checksum written down for it, and none is unlisted."""
+    vendor = web_root() / "js" / "vendor"
+    rows = re.findall(r"\| `(\w{64})` \| `([^`]+)` \|", (vendor / "README.md").read_text())
+    listed = {name: digest for digest, name in rows}
+    files = [path for path in vendor.rglob("*") if path.is_file() and path.parent != vendor]
+    found = {str(path.relative_to(vendor)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    assert found == listed
+    assert {"marked/LICENSE", "highlight/LICENSE"} <= listed.keys()
 
 
 def test_the_page_needs_no_exception_from_its_policy() -> None:

@@ -87,7 +87,9 @@ export class Answer {
     else if (stream.info.position) this.#say(`In the queue, place ${stream.info.position}`, "wait");
     // After a lost connection what nobody saw comes again: the text is the same, so only its length counts.
     this.#main.write(stream.textFrom(this.#main.length), stream.lastChunkId);
-    painter.add(this);
+    // What was on its way when it was stopped is got over with, not drawn out frame by frame.
+    if (this.#stopped && !painter.paused) this.paint();
+    else painter.add(this);
   }
 
   #begun() {

@@ -1,6 +1,9 @@
 /** The list of conversations. */
 import { $, element, say } from "./elements.js";
 
+/** As in page.css. */
+const OVER = "(max-width: 52rem)";
+
 export class Sidebar {
   #renaming = null;
 
@@ -17,11 +20,13 @@ export class Sidebar {
     this.draw();
   }
 
+  /** Where there is room it is always there. */
+  get #isOver() { return matchMedia(OVER).matches; }
   get isShown() { return $("sidebar").classList.contains("shown"); }
 
   /** On a phone the list lies over the conversation. */
   show(shown) {
-    if (shown === this.isShown) return;
+    if (!this.#isOver || shown === this.isShown) return;
     $("sidebar").classList.toggle("shown", shown);
     $("show-sidebar").setAttribute("aria-expanded", String(shown));
     $(shown ? "hide-sidebar" : "show-sidebar").focus();

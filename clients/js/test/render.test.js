@@ -5,7 +5,7 @@ import { decode } from "../render/entities.js";
 import { FRAME, Segments } from "../render/segments.js";
 import { soften } from "../render/soften.js";
 import { safeLink } from "../render/tree.js";
-import { DOCUMENTS, HOSTILE, LONG } from "./corpus.js";
+import { DOCUMENTS, HOSTILE, LONG } from "../../../tests/browser/corpus.mjs";
 
 /** The blocks that a text becomes, as it stands after these pieces. */
 class Shown {

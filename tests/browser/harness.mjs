@@ -1,0 +1,66 @@
+/** A real Chromium for the tests, and what they all do with a page. */
+import { mkdirSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join, resolve } from "node:path";
+
+const MODULES = process.env.WSSTREAM_BROWSER_MODULES ?? ".";
+const require = createRequire(join(resolve(MODULES), "node_modules", "_"));
+export const { chromium } = require("playwright-core");
+export const axeSource = () => require("axe-core").source;
+export const SHOTS = process.env.WSSTREAM_SHOTS ?? "build/screenshots";
+const FLAGS = [
+  "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+  "--disable-component-update", "--disable-sync",
+];
+
+export function launch(more = []) {
+  return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: [...FLAGS, ...more] });
+}
+
+/** A page of a context of its own, that fails on whatever it logs as an error or asks of other hosts. */
+export async function visit(browser, url, options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
+  await context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: new URL(url).origin });
+  return open(context, url);
+}
+
+export async function open(context, url) {
+  const page = await context.newPage();
+  const faults = [];
+  page.on("pageerror", (error) => faults.push(String(error)));
+  page.on("console", (message) => { if (message.type() === "error" && !/ERR_|net::|404|WebSocket/.test(message.text())) faults.push(message.text()); });
+  page.on("request", (request) => {
+    const { origin, protocol } = new URL(request.url());
+    if (origin !== new URL(url).origin && protocol !== "data:") faults.push(`loaded ${request.url()}`);
+  });
+  await page.goto(url);
+  await page.locator('#connection[data-state="connected"]').waitFor();
+  return Object.assign(page, { faults });
+}
+
+export async function ask(page, text, model) {
+  if (model) await page.fill("#model", model);
+  await page.fill("#prompt", text);
+  await page.press("#prompt", "Enter");
+}
+
+export const answer = (page) => page.locator(".conversation:not([hidden]) .message:not(.mine)").last();
+export const finished = (page, timeout = 20_000) => page.locator(".conversation:not([hidden]) .message:not(.mine):last-child:not(.running)").waitFor({ timeout });
+
+/** The number of letters of the last answer. */
+export const letters = (page) => answer(page).locator(".answer.main").evaluate((node) => node.textContent.length);
+
+export async function until(what, timeout = 10_000) {
+  const end = Date.now() + timeout;
+  for (;;) {
+    const value = await what();
+    if (value) return value;
+    if (Date.now() > end) throw new Error(`not within ${timeout} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+export async function shot(page, name) {
+  mkdirSync(SHOTS, { recursive: true });
+  await page.screenshot({ path: join(SHOTS, `${name}.png`) });
+}

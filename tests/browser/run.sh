@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Runs what needs a real Chromium: `run.sh test` or `run.sh bench`. Installs what is missing where it may; else it says
+# what is not run, and that is no failure.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+PLAYWRIGHT=1.65.1
+AXE=4.14.1
+
+skip() { echo "no $1 here: the browser $2 did not run"; exit 0; }
+
+what="${1:-test}"
+command -v node >/dev/null || skip node "$what"
+find_chromium() { CHROMIUM="${CHROMIUM:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}"; }
+find_chromium
+if [ -z "$CHROMIUM" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 || true
+  find_chromium
+fi
+[ -n "$CHROMIUM" ] || skip Chromium "$what"
+
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/wsstream-browser-$PLAYWRIGHT-$AXE"
+if [ ! -d "$cache/node_modules/axe-core" ]; then
+  mkdir -p "$cache"
+  npm install --prefix "$cache" --no-save --no-audit --no-fund --loglevel=error "playwright-core@$PLAYWRIGHT" "axe-core@$AXE" \
+    >/dev/null 2>&1 || skip "playwright-core (npm)" "$what"
+fi
+
+export CHROMIUM WSSTREAM_BROWSER_MODULES="$cache" PYTHON="${PYTHON:-$PWD/.venv/bin/python}"
+case "$what" in
+  test) node --test --test-concurrency=1 --test-reporter=spec tests/browser/*.test.mjs ;;
+  bench) node benchmarks/browser.mjs ;;
+  *) echo "run.sh test | bench" >&2; exit 2 ;;
+esac
