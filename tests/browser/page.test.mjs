@@ -35,6 +35,8 @@ describe("page", () => {
     assert.match(await answer(page).locator(".note").textContent(), /tokens · first after .* ms · \d+ tokens\/s/);
     assert.equal(await answer(page).locator(".code").count(), 2);
     await answer(page).locator(".hl-keyword").first().waitFor();
+    await page.locator("#messages").evaluate((node) => { node.scrollTop = 0; });
+    await page.waitForTimeout(600);
     await shot(page, "light");
     assert.equal(await page.locator("#send").textContent(), "Send");
     assert.deepEqual(await sessions(page), ["Show me code for a stream reader"]);
@@ -242,6 +244,24 @@ describe("page", () => {
     assert.ok(Date.now() - from < 20_000);
   });
 
+  test("Thoughts are folded, a tool call is a block, and both look like what they are.", async () => {
+    const own = await new Server("--provider", "tests.browser.provider:thoughtful").start();
+    try {
+      const page = await fresh({}, own.url);
+      await ask(page, "So **be** it <img src=x onerror=alert(1)>");
+      await finished(page);
+      assert.equal(await page.locator(".thoughts").getAttribute("open"), null);
+      await page.locator(".thoughts summary").click();
+      assert.equal((await page.locator(".thoughts .answer").innerHTML()).trim(), "<p>First I <em>think</em>. </p>");
+      assert.equal(await page.locator(".call summary").textContent(), "Calls look_up");
+      await page.locator(".call summary").click();
+      assert.match(await page.locator(".call pre").textContent(), /"city": "Ulm"/);
+      assert.equal(await shownText(page), "So be it <img src=x onerror=alert(1)>");
+      assert.equal(await page.evaluate(() => ({}).polluted), undefined);
+      await shot(page, "thoughts");
+    } finally { await own.end(); }
+  });
+
   test("A restarted server has the conversation still, and a cut answer says so.", async () => {
     const own = await new Server().start();
     try {
@@ -287,7 +307,9 @@ describe("page", () => {
     const dark = await ground();
     await ask(page, "How does a credit window work?");
     await page.click("#show-drawer");
-    await until(async () => (await letters(page)) > 500);
+    await until(async () => (await letters(page)) > 250);
+    await page.click("#drop");
+    await until(async () => (await letters(page)) > 600);
     await shot(page, "dark");
     await page.click("#theme");
     const light = await ground();
@@ -308,6 +330,7 @@ describe("page", () => {
       await shot(page, `phone-${width}`);
       await page.click("#show-sidebar");
       await page.locator("#sidebar.shown").waitFor();
+      await page.waitForTimeout(300);
       assert.equal(await wide(), 0);
       await shot(page, `phone-${width}-list`);
       await page.click("#hide-sidebar");
