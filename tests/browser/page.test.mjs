@@ -37,6 +37,7 @@ describe("page", () => {
     await answer(page).locator(".hl-keyword").first().waitFor();
     await page.locator("#messages").evaluate((node) => { node.scrollTop = 0; });
     await page.waitForTimeout(600);
+    await page.locator("#prompt").blur();
     await shot(page, "light");
     assert.equal(await page.locator("#send").textContent(), "Send");
     assert.deepEqual(await sessions(page), ["Show me code for a stream reader"]);
@@ -237,10 +238,10 @@ describe("page", () => {
       document.dispatchEvent(new Event("visibilitychange"));
     });
     const from = Date.now();
-    await ask(page, "on and on", "demo:rate=1000,tokens=3000");
+    await ask(page, "on and on", "demo:rate=2000,tokens=6000");
     await finished(page);
-    assert.equal(words(await shownText(page)), 3000);
-    // At a window per slow timer it would have taken a minute.
+    assert.equal(words(await shownText(page)), 6000);
+    // At a window per slow timer it would have taken half a minute.
     assert.ok(Date.now() - from < 20_000);
   });
 
