@@ -43,7 +43,7 @@ export class Conversation {
   }
 
   #restoreOne({ role, content, is_complete, stream_id, last_chunk_id }) {
-    const text = typeof content === "string" ? content : content.map((part) => part.text ?? "").join("");
+    const text = typeof content === "string" ? content : (content ?? []).map((part) => part.text ?? "").join("");
     if (role === "user") return this.#add(this.#question(text));
     const answer = this.#add(this.#answer());
     if (last_chunk_id === undefined) answer.show(text, { complete: is_complete, streamId: stream_id });
