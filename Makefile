@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		ruff mypy pytest pytest-asyncio pytest-timeout pytest-cov hypothesis hatchling
+		ruff mypy types-regex pytest pytest-asyncio pytest-timeout pytest-cov hypothesis hatchling
 	touch $@
 
 lint: $(VENV)/.tested

@@ -18,8 +18,30 @@ ROOT = Path(__file__).resolve().parent.parent / "wsstream"
 WORDS = ("errors", "chunks")
 # The core decides. It does no I/O, knows no clock and throws no dice, so it can be tested by calling it. It knows the
 # words and itself; of Python it uses only what computes.
-CORE = ("messages", "states", "flow", "protocol", "client_protocol", "text")
-QUIET = {"__future__", "bisect", "collections", "collections.abc", "enum", "itertools", "math", "typing", "msgspec"}
+CORE = (
+    "messages",
+    "states",
+    "flow",
+    "protocol",
+    "client_protocol",
+    "text",
+    "shaping",
+    "splice",
+    "recovery",
+    "structured",
+)
+QUIET = {
+    "__future__",
+    "bisect",
+    "collections",
+    "collections.abc",
+    "enum",
+    "itertools",
+    "math",
+    "typing",
+    "msgspec",
+    "regex",
+}
 # Concrete things are the providers and stores themselves, and the two functions that pick one by its name. Everybody
 # else knows only what all of them have in common: `providers.base` and `stores.base`.
 CONCRETE = ("providers", "providers.*", "stores", "stores.*")
@@ -34,7 +56,8 @@ RULE: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (("stores", "stores.*"), (*WORDS, "stores.*"), "So can a store."),
     # The pipeline: producer and connection are tasks of their own, and tasks never import tasks. They meet in the log.
     (("chunklog",), (*WORDS, *CORE, "stores.base"), "The log knows neither who writes nor who reads."),
-    (("producer",), (*WORDS, "text", "chunklog", "providers.base"), "A producer knows a provider and a log."),
+    (("intake",), (*WORDS, *CORE, "chunklog"), "What a provider puts goes into a log, and nowhere else."),
+    (("producer",), (*WORDS, *CORE, "intake", "chunklog", "providers.base"), "A producer knows providers and a log."),
     (("frames",), (*WORDS, *CORE, "chunklog"), "Frames are made of a log."),
     (("ticks",), (), "Timers know nobody."),
     (("inbound",), (), "Frames that come in are only bytes."),

@@ -20,7 +20,7 @@ from typing import Any
 from wsstream.chunks import Chunk, Delta, Kind, Outcome, StreamState
 from wsstream.errors import ResumeAhead
 from wsstream.flow import SendWindow
-from wsstream.messages import decode_body, encode, text_of
+from wsstream.messages import StreamStatus, decode_body, encode, rewind_body, standing, text_of
 from wsstream.stores.base import Store
 
 _KINDS = [bytes((kind,)) for kind in Kind]
@@ -39,7 +39,7 @@ Span = tuple[int, int]
 class Attachment:
     """One connection following one stream: a cursor, a window, and somebody to wake."""
 
-    __slots__ = ("_repair", "frames", "log", "push", "snapshot_to", "told", "waiting", "wake", "window")
+    __slots__ = ("_repair", "frames", "log", "push", "snapshot_to", "tell_status", "told", "waiting", "wake", "window")
 
     def __init__(self, log: ChunkLog, window: SendWindow, wake: Callable[[Attachment], None]) -> None:
         """``wake`` is called, at most once until the next `take`, when there may be something to take."""
@@ -50,6 +50,8 @@ class Attachment:
         self.wake = wake
         self.push = wake
         """Called instead of ``wake`` where it is new chunks that there may be to take."""
+        self.tell_status: Callable[[StreamStatus], None] | None = None
+        """Called with what the viewer should know while it waits: see `tell_statuses`."""
         self.waiting = True
         self.told = False
         """Whether the terminal record has been taken."""
@@ -108,6 +110,12 @@ class Attachment:
             self.waiting = False
             self.wake(self)
 
+    def tell_statuses(self, tell: Callable[[StreamStatus], None]) -> None:
+        """Call ``tell`` with why the viewer waits: at once if it does so already, and for whatever comes."""
+        self.tell_status = tell
+        if self.log.status is not None:
+            tell(self.log.status)
+
     def on_acked(self) -> None:
         """The window has moved on."""
         self.log.on_floor_moved()
@@ -139,8 +147,11 @@ class ChunkLog:
         "_kinds",
         "_overhead",
         "_pending_outcome",
+        "_reached",
         "_room",
         "_room_until",
+        "_status",
+        "_status_at",
         "_store",
         "_watchers",
         "_weight_until",
@@ -205,6 +216,9 @@ class ChunkLog:
         self.on_stop: Callable[[], None] | None = None
         self._broken = False
         self._delivered = 0
+        self._reached = 0
+        self._status: StreamStatus | None = None
+        self._status_at = 0
         self._store = store
         self._durable = store.durable
         self._overhead = overhead
@@ -272,6 +286,12 @@ class ChunkLog:
             totals.append(total)
         self._kinds += kinds
         self._store.append(self.stream_id, first, bodies, kinds, self._on_committed)
+
+    def rewind(self, to_chunk_id: int, reason: str) -> None:
+        """Withdraw what came behind ``to_chunk_id``. It stays in the log, and a chunk behind it says so."""
+        behind = [body for chunk_id, body in self._standing() if chunk_id > to_chunk_id]
+        withdrawn = len(decode_body(b"".join(behind)))
+        self.append_bodies([rewind_body(to_chunk_id, reason, withdrawn)], bytes([Kind.REWIND]))
 
     def _on_committed(self, last: int) -> None:
         if self._broken:
@@ -377,6 +397,17 @@ class ChunkLog:
             return decode_body(self.joined(1, last))
         return text_of(self.bodies(1, last), self._kinds)
 
+    def holds(self, *kinds: Kind) -> bool:
+        """Whether a chunk of one of these kinds was appended."""
+        return any(kind in self._kinds for kind in kinds)
+
+    def parts(self) -> list[tuple[int, str]]:
+        """The text that stands, with what is not committed yet: the ids of its chunks and what they hold."""
+        return [(chunk_id, decode_body(body)) for chunk_id, body in self._standing()]
+
+    def _standing(self) -> list[tuple[int, bytes]]:
+        return standing(self.bodies(1, len(self)), self._kinds)
+
     def _end(self, chunk_id: int) -> int:
         """Where the body of a chunk ends in the data."""
         return self.totals[chunk_id] - chunk_id * self._overhead
@@ -427,6 +458,19 @@ class ChunkLog:
 
     # -- viewers
 
+    @property
+    def status(self) -> StreamStatus | None:
+        """Why viewers wait. What it says is over with the next chunk."""
+        return self._status if self._status_at == len(self) and self._pending_outcome is None else None
+
+    def tell_status(self, status: StreamStatus) -> None:
+        """Tell all viewers, and those who attach before the next chunk, why they wait."""
+        self._status = status
+        self._status_at = len(self)
+        for attachment in self.attachments:
+            if attachment.tell_status is not None:
+                attachment.tell_status(status)
+
     def attach(self, window: SendWindow, wake: Callable[[Attachment], None]) -> Attachment:
         """A new viewer, from behind ``window.sent``."""
         attachment = Attachment(self, window, wake)
@@ -444,6 +488,7 @@ class ChunkLog:
             return
         self.attachments.remove(attachment)
         self._delivered = max(self._delivered, attachment.window.acked)
+        self._reached = max(self._reached, attachment.window.sent)
         self.on_floor_moved()
         if not self.attachments and self.on_deserted is not None:
             self.on_deserted()
@@ -452,6 +497,11 @@ class ChunkLog:
     def delivered(self) -> int:
         """The furthest ack of any viewer, also of those who have left."""
         return max([self._delivered, *[attachment.window.acked for attachment in self.attachments]])
+
+    @property
+    def unsent(self) -> int:
+        """Chunks that were sent to nobody yet."""
+        return len(self) - max([self._reached, *[attachment.window.sent for attachment in self.attachments]])
 
     @property
     def floor(self) -> int:

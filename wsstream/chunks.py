@@ -82,6 +82,9 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
 class Outcome(msgspec.Struct, frozen=True):
     """The one terminal record of a stream. A completed or cancelled stream has a ``finish_reason``, a failed one an
     ``error_type``. Times are seconds unless the name ends in ``_ms``.
+
+    ``retry_count`` counts the tries after the first, ``model`` is the one that answered in the end, ``parsed`` what an
+    answer holds that was asked for as JSON.
     """
 
     state: StreamState
@@ -96,6 +99,9 @@ class Outcome(msgspec.Struct, frozen=True):
     message: str | None = None
     recoverable: bool = False
     retry_after: float | None = None
+    retry_count: int = 0
+    model: str | None = None
+    parsed: Any = None
 
 
 class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):

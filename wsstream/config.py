@@ -53,6 +53,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: Annotated[Count, Meta(description="WebSockets open at once")] = 10_000
     max_message_bytes: Annotated[Bytes, Meta(description="the largest message read from a client")] = 64 * 1024
     max_stream_chunks: Annotated[Count, Meta(description="the longest answer, in chunks")] = 1_000_000
+    max_stream_seconds: Annotated[Seconds, Meta(description="the longest answer, without waits for viewers")] = 1800.0
     max_stream_bytes: Annotated[Bytes, Meta(description="the longest answer, in bytes kept")] = 256 * 1024 * 1024
 
     hello_timeout: Annotated[Seconds, Meta(description="for a connection's first message")] = 10.0
@@ -60,6 +61,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_timeout: Annotated[Seconds, Meta(description="of silence, after which a peer is dead")] = 25.0
     first_token_timeout: Annotated[Seconds, Meta(description="for a provider's first token")] = 30.0
     chunk_timeout: Annotated[Seconds, Meta(description="between a provider's tokens")] = 30.0
+    retries: Annotated[int, Meta(ge=0, le=100, description="further tries of a provider whose failure may pass")] = 3
+    retry_base: Annotated[Seconds, Meta(description="the back-off before the second try at most, doubled for each")] = (
+        1.0
+    )
+    retry_cap: Annotated[Seconds, Meta(description="and at most for any")] = 60.0
+    retry_budget: Annotated[
+        Seconds, Meta(description="without progress, after which a provider is not tried again")
+    ] = 60.0
+    on_interrupt: Annotated[
+        Literal["fail", "continue", "restart"],
+        Meta(description="what becomes of an answer that breaks off after its first chunk"),
+    ] = "continue"
+    fallback: Annotated[
+        str | None, Meta(description="whom to turn to when a provider fails: provider[:model], separated by spaces")
+    ] = None
     on_orphan: Annotated[
         Literal["continue", "stop_after", "pause"], Meta(description="what becomes of an answer without any viewer")
     ] = "stop_after"

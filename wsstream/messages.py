@@ -55,6 +55,8 @@ class ChatConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     boundary: Literal["token", "word"] = "token"
     response_format: dict[str, Any] | None = None
     on_orphan: Any = None
+    on_interrupt: Literal["fail", "continue", "restart"] | None = None
+    fallback: Annotated[list[Name], msgspec.Meta(max_length=8)] | None = None
     priority: int | None = None
 
 
@@ -201,12 +203,13 @@ class ChunkBatch(_Message, tag="chunk_batch"):
 
 
 class StreamRewind(_Message, tag="stream_rewind"):
-    """Withdraws the text behind ``to_chunk_id``. Takes a chunk id of its own."""
+    """Withdraws what came behind ``to_chunk_id``, of which ``withdrawn`` code points of text. Takes a chunk id."""
 
     stream_id: str
     chunk_id: ChunkId
     to_chunk_id: ChunkId
     reason: str
+    withdrawn: int | None = None
 
 
 class StreamStatus(_Message, tag="stream_status"):
@@ -242,6 +245,8 @@ class StreamComplete(_Message, tag="stream_complete"):
     tokens_per_second: float | None = None
     parsed: Any = None
     receipt: Receipt | None = None
+    retry_count: int = 0
+    model: str | None = None
 
 
 class StreamFailed(_Message, tag="stream_error"):
@@ -253,7 +258,7 @@ class StreamFailed(_Message, tag="stream_error"):
     recoverable: bool
     last_chunk_id: ChunkId
     retry_after: float | None = None
-    retry_count: int | None = None
+    retry_count: int = 0
     context: Any = None
 
 
@@ -445,6 +450,7 @@ def outcome_message(stream_id: str, outcome: Outcome) -> StreamComplete | Stream
             recoverable=outcome.recoverable,
             last_chunk_id=outcome.final_chunk_id,
             retry_after=outcome.retry_after,
+            retry_count=outcome.retry_count,
         )
     return StreamComplete(
         stream_id=stream_id,
@@ -454,7 +460,10 @@ def outcome_message(stream_id: str, outcome: Outcome) -> StreamComplete | Stream
         ttft_ms=outcome.ttft_ms,
         elapsed_seconds=outcome.elapsed_seconds,
         tokens_per_second=outcome.tokens_per_second,
+        parsed=outcome.parsed,
         receipt=outcome.receipt,
+        retry_count=outcome.retry_count,
+        model=outcome.model,
     )
 
 
@@ -481,6 +490,11 @@ def decode_body(body: bytes) -> str:
 
 def text_of(bodies: Sequence[bytes], kinds: Sequence[int]) -> str:
     """The text that the chunks 1 … n of an answer make, without what a rewind withdrew."""
+    return decode_body(b"".join([body for _, body in standing(bodies, kinds)]))
+
+
+def standing(bodies: Sequence[bytes], kinds: Sequence[int]) -> list[tuple[int, bytes]]:
+    """The ids and bodies of the text among the chunks 1 … n that no rewind withdrew."""
     parts: list[tuple[int, bytes]] = []
     for chunk_id, (body, kind) in enumerate(zip(bodies, kinds, strict=False), 1):
         if kind == Kind.TEXT:
@@ -489,7 +503,7 @@ def text_of(bodies: Sequence[bytes], kinds: Sequence[int]) -> str:
             to = _decode_rewind(b"{%b}" % body).to_chunk_id
             while parts and parts[-1][0] > to:
                 parts.pop()
-    return decode_body(b"".join([body for _, body in parts]))
+    return parts
 
 
 class _RewindBody(msgspec.Struct):
@@ -499,9 +513,10 @@ class _RewindBody(msgspec.Struct):
 _decode_rewind = msgspec.json.Decoder(_RewindBody).decode
 
 
-def rewind_body(to_chunk_id: int, reason: str) -> bytes:
+def rewind_body(to_chunk_id: int, reason: str, withdrawn: int | None = None) -> bytes:
     """The body of a REWIND chunk: the members of `stream_rewind` that follow its chunk id."""
-    return b'"to_chunk_id":%d,"reason":%b' % (to_chunk_id, encode(reason))
+    body = b'"to_chunk_id":%d,"reason":%b' % (to_chunk_id, encode(reason))
+    return body if withdrawn is None else b'%b,"withdrawn":%d' % (body, withdrawn)
 
 
 _KIND_SUFFIX = [b'"}', *(b'","kind":"%b"}' % kind.wire.encode() for kind in Kind if kind)]

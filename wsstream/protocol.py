@@ -375,6 +375,11 @@ class ServerProtocol:
         """The session was renamed or deleted, or an answer has begun in it."""
         self._send(change)
 
+    def tell_status(self, status: m.StreamStatus) -> None:
+        """Say why the viewer of a stream waits."""
+        if self._state is not ConnectionState.CLOSED:
+            self._send(status)
+
     def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None:
         """Announce the end of this server: nothing new is begun from now on."""
         if self._state is ConnectionState.GREETING:

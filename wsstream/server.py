@@ -23,6 +23,7 @@ from wsstream.errors import BadRequest, ConfigError, WsstreamError
 from wsstream.http import GuardedHttp
 from wsstream.providers import PROVIDERS, open_provider
 from wsstream.providers.base import Provider
+from wsstream.recovery import NO_CALLBACKS, OnFailure
 from wsstream.registry import Registry
 from wsstream.stores import open_store
 from wsstream.streams import Streams
@@ -50,8 +51,15 @@ class Server:
     ...     print(server.url)
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, on_failure: OnFailure = NO_CALLBACKS) -> None:
+        """A server to be started.
+
+        Args:
+            on_failure: asked what is to become of an answer when a provider fails, by the type of the failure; what is
+                not answered is decided by the settings. See `wsstream.recovery`.
+        """
         self.config = config
+        self._on_failure = on_failure
         self.port = config.port
         self.streams: Streams
         self.registry = Registry(config.max_connections)
@@ -79,8 +87,9 @@ class Server:
         sockets = listen(self.config.host, self.config.port, self.config.listeners)
         self.port = sockets[0].getsockname()[1]
         loop = asyncio.get_running_loop()
-        self.streams = Streams(self.config, self._store, self._provider)
+        self.streams = Streams(self.config, self._store, self._provider, self._on_failure)
         try:
+            self._check_fallback()
             await self.streams.open()
         except BaseException:
             for sock in sockets:
@@ -110,6 +119,13 @@ class Server:
         self._serving = loop.create_task(self._http.serve(sockets))
         await self._http.wait_started()
         logger.info("listening on %s, provider %s, store %s", self.url, self._default_provider, self.config.store)
+
+    def _check_fallback(self) -> None:
+        for entry in (self.config.fallback or "").split():
+            try:
+                self.streams.find_target(entry)
+            except BadRequest as error:
+                raise ConfigError(str(error)) from None
 
     def _provider(self, name: str | None) -> Provider:
         """The provider of a name; only those of the table and the configured one: a client must not import things."""

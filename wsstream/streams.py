@@ -31,8 +31,9 @@ from wsstream.errors import (
 from wsstream.flow import SendWindow
 from wsstream.messages import ChatConfig, ChatRequested, ChunkWriter, HistoryMessage
 from wsstream.orphans import Continue, OrphanPolicy, Pause, StopAfter, StopAfterChunks, parse_policy
-from wsstream.producer import Limits, Prepare, Producer
+from wsstream.producer import Limits, Plan, Prepare, Producer, Target
 from wsstream.providers.base import Provider
+from wsstream.recovery import NO_CALLBACKS, OnFailure, OnInterrupt, RetryPolicy
 from wsstream.sessions import Sessions, end_of_interrupted
 from wsstream.shelf import Shelf
 from wsstream.stores.base import Store, StoredLog, StreamRecord
@@ -51,7 +52,7 @@ STORE_FAILED = "The answer could not be stored"
 class Stream:
     """One answer."""
 
-    __slots__ = ("_untold", "loading", "log", "orphan_timer", "policy", "producer", "record", "task")
+    __slots__ = ("_untold", "loading", "log", "orphan_timer", "policy", "producer", "record", "task", "unsent")
 
     def __init__(self, record: StreamRecord, log: ChunkLog, policy: OrphanPolicy) -> None:
         self.record = record
@@ -61,6 +62,8 @@ class Stream:
         self.task: asyncio.Task[None] | None = None
         self.orphan_timer: asyncio.TimerHandle | None = None
         self.loading: Future[StoredLog | None] | None = None
+        self.unsent = 0
+        """Its part in the count of chunks that nobody was sent."""
         self._untold: list[Callable[[], None]] | None = None
 
     def begin(self, store: Store) -> None:
@@ -99,13 +102,29 @@ class StreamsStatistics(NamedTuple):
     retained: int
     retained_bytes: int
     started: int
+    retries: int
+    """Tries of providers after the first of each answer."""
+    wasted: int
+    """Tokens that were generated and that nobody was sent: of tries that repeated others, after a cancel, and of ended
+    answers that nobody follows. Somebody who reads such an answer later makes it smaller again."""
 
 
 class Streams:
     """Every stream of this process, and of those before it that the store has kept."""
 
-    def __init__(self, config: Config, store: Store, provider: Callable[[str | None], Provider]) -> None:
-        """``provider`` gives the provider of a name, or the default one for None; it raises BadRequest for others."""
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        provider: Callable[[str | None], Provider],
+        on_failure: OnFailure = NO_CALLBACKS,
+    ) -> None:
+        """All streams on ``store``.
+
+        Args:
+            provider: gives the provider of a name, or the default one for None; it raises BadRequest for others.
+            on_failure: asked what is to become of an answer when a provider fails, by the type of the failure.
+        """
         self._config = config
         self._store = store
         self._provider = provider
@@ -120,8 +139,17 @@ class Streams:
         self._idle.set()
         self._all_read: asyncio.Event | None = None
         self._started = 0
+        self._retries = 0
+        self._dropped = 0
+        self._unsent = 0
+        self._on_failure = on_failure
+        self._retry = RetryPolicy(config.retries, config.retry_base, config.retry_cap, config.retry_budget)
         self._limits = Limits(
-            config.first_token_timeout, config.chunk_timeout, config.max_stream_chunks, config.max_stream_bytes
+            config.first_token_timeout,
+            config.chunk_timeout,
+            config.max_stream_chunks,
+            config.max_stream_bytes,
+            config.max_stream_seconds,
         )
         limit = config.max_retained_bytes if store.durable else config.max_memory_bytes
         self._kept = Shelf(config.retention, config.max_retained, limit, self._forget)
@@ -157,9 +185,9 @@ class Streams:
         if len(self._running) >= self._config.max_running_streams:
             raise Capacity(retry_after=1.0)
         config = asked.config or ChatConfig()
-        _check_supported(config)
         policy = parse_policy(config.on_orphan, self._config)
-        provider = self._provider(config.provider)
+        target = Target(self._provider(config.provider), config.provider or "", self._model(asked, config))
+        plan = self._plan(config, target)
         earlier = self._messages.earlier(session_id)  # before anything of this request: that is written as one
         stream = self._create(session_id, asked, config, policy)
         conversation = self._messages.begin(stream.record, asked, earlier)
@@ -173,8 +201,35 @@ class Streams:
                 response_format=config.response_format,
             )
 
-        self._run(stream, provider, prepare)
+        self._run(stream, target, prepare, plan)
         return stream
+
+    def _plan(self, config: ChatConfig, target: Target) -> Plan:
+        fallbacks = config.fallback if config.fallback is not None else (self._config.fallback or "").split()
+        return Plan(
+            [other for entry in fallbacks if (other := self.find_target(entry)) != target],
+            self._retry,
+            OnInterrupt(config.on_interrupt or self._config.on_interrupt),
+            self._on_failure,
+            config.buffer_size,
+            config.boundary == "word",
+        )
+
+    def find_target(self, entry: str) -> Target:
+        """Whom ``provider`` or ``provider:model`` means; both may hold colons, the longest provider counts.
+
+        Raises:
+            BadRequest: there is no such provider.
+        """
+        name, model = entry, ""
+        while True:
+            try:
+                return Target(self._provider(name), name, model or None)
+            except BadRequest:
+                name, colon, rest = name.rpartition(":")
+                if not colon:
+                    raise BadRequest(f"fallback: there is no provider for {entry[:80]!r}") from None
+                model = f"{rest}:{model}" if model else rest
 
     def is_known(self, session_id: str, request_id: str) -> bool:
         """Whether `start` would attach to a stream that there is, rather than begin one."""
@@ -213,11 +268,11 @@ class Streams:
         self._sessions.setdefault(record.session_id, []).append(record.stream_id)
         self._requests[record.session_id, record.request_id] = record.stream_id
 
-    def _run(self, stream: Stream, provider: Provider, request: Prepare) -> None:
+    def _run(self, stream: Stream, target: Target, request: Prepare, plan: Plan) -> None:
         self._started += 1
         self._running.add(stream)
         self._idle.clear()
-        stream.producer = Producer(provider, request, stream.log, self._limits)
+        stream.producer = Producer(target, request, stream.log, self._limits, plan)
         stream.task = stream.producer.start()
         stream.task.add_done_callback(lambda _: self._on_ended(stream))
         stream.log.when_finished(lambda log: self._on_finished(stream, log))
@@ -335,6 +390,8 @@ class Streams:
     def _on_deserted(self, stream: Stream) -> None:
         if self._all_read is not None and not self._followed():
             self._all_read.set()
+        if stream.log.outcome is not None:
+            self._count_unsent(stream)
         if stream not in self._running or stream.orphan_timer is not None:
             return
         policy = stream.policy
@@ -357,6 +414,9 @@ class Streams:
     def _on_ended(self, stream: Stream) -> None:
         """The producer's task is over; the outcome may still wait for its commit."""
         self._running.discard(stream)
+        if stream.producer is not None:
+            self._retries += stream.producer.retries
+            self._dropped += stream.producer.dropped
         stream.producer = stream.task = None
         if stream.orphan_timer is not None:
             stream.orphan_timer.cancel()
@@ -368,6 +428,13 @@ class Streams:
         if log.outcome is not None and stream.stream_id in self._streams:
             self._kept.put(stream.stream_id, log.weight)
             self._in_memory.put(stream.stream_id, log.weight)
+            if not log.attachments:
+                self._count_unsent(stream)
+
+    def _count_unsent(self, stream: Stream) -> None:
+        unsent = stream.log.unsent
+        self._unsent += unsent - stream.unsent
+        stream.unsent = unsent
 
     def _forget(self, stream_id: str) -> None:
         stream = self._streams.pop(stream_id)
@@ -429,20 +496,15 @@ class Streams:
 
     def statistics(self) -> StreamsStatistics:
         """Counts, for health and metrics."""
-        return StreamsStatistics(len(self._running), len(self._kept), self._kept.size, self._started)
+        return StreamsStatistics(
+            len(self._running),
+            len(self._kept),
+            self._kept.size,
+            self._started,
+            self._retries,
+            self._dropped + self._unsent,
+        )
 
 
 def _lost(tail: int) -> Outcome:
     return Outcome(StreamState.FAILED, tail, error_type="internal_error", message=STORE_FAILED, recoverable=True)
-
-
-def _check_supported(config: ChatConfig) -> None:
-    """Say honestly what this version does not do yet, rather than to ignore a wish.
-
-    Raises:
-        BadRequest: the request wants it.
-    """
-    if config.buffer_size != 1:
-        raise BadRequest("config.buffer_size other than 1 is not supported")
-    if config.boundary != "token":
-        raise BadRequest("config.boundary other than token is not supported")

@@ -12,7 +12,8 @@ class Sink(Protocol):
     """Where a provider puts an answer's deltas. The producer is one."""
 
     def put(self, deltas: Sequence[Delta]) -> bool:
-        """Take deltas, none of them empty; what arrived together is put together. Never blocks, never raises.
+        """Take deltas; what arrived together is put together. Never blocks, never raises. Empty ones are left out, and
+        are no sign of life.
 
         The answer is that of `has_room`. May be called from any callback of the event loop, not only from the
         provider's own task.

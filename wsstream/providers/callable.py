@@ -7,6 +7,7 @@ function without parameters that returns one is called first.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
@@ -49,7 +50,9 @@ class CallableProvider:
                 deltas = _deltas(item)
                 if deltas:
                     sink.put(deltas)
-                await sink.give_way()
+                    await sink.give_way()
+                else:
+                    await asyncio.sleep(0)  # one that yields nothing for ever must not hold the loop
         return Finish()
 
     async def close(self) -> None:

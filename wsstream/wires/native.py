@@ -358,10 +358,16 @@ class Dialogue:
         attachment = self._hub.streams.attach(stream, window, self._on_roused)
         attachment.frames = FrameBook.of(stream.log)
         attachment.push = self._on_pushed
+        stream.when_stored(lambda: attachment.tell_statuses(self._say_status))
         self.attachments[stream.stream_id] = attachment
         if known is not None:  # only now: the answer was deserted at no moment
             self._detach(known)
         return attachment
+
+    def _say_status(self, status: m.StreamStatus) -> None:
+        if not self._over:
+            self.core.tell_status(status)
+            self.carry_out()
 
     def _detach(self, attachment: Attachment) -> None:
         if self.attachments.get(attachment.log.stream_id) is attachment:
