@@ -107,7 +107,7 @@ def test_a_wrong_use_is_one_line_and_status_2(
     assert named in line
 
 
-ANY_TEXT = ("host", "provider", "model", "base_url", "store")
+ANY_TEXT = ("host", "provider", "model", "base_url", "store", "fallback")
 
 
 @pytest.mark.parametrize("setting", [s for s in settings() if s.name not in ANY_TEXT], ids=lambda s: s.name)
@@ -261,7 +261,7 @@ async def test_an_unreachable_upstream(serve: Serve) -> None:
     """It ends the stream as a provider_error that may be tried again; the connection lives on."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    server = await serve(provider="openai", base_url=f"http://127.0.0.1:{port}/v1")
+    server = await serve(provider="openai", base_url=f"http://127.0.0.1:{port}/v1", retries=0)
     async with connected(server) as native:
         answer = await native.read(await native.ask())
         await native.round_trip()

@@ -242,8 +242,9 @@ async def test_a_session_s_messages_are_told(serve: Serve, scripted: Scripted) -
 @pytest.mark.parametrize(
     ("type", "fields"),
     [
-        ("chat_request", {"request_id": "r", "message": "hi", "config": {"buffer_size": 4}}),
-        ("chat_request", {"request_id": "r", "message": "hi", "config": {"boundary": "word"}}),
+        ("chat_request", {"request_id": "r", "message": "hi", "config": {"boundary": "line"}}),
+        ("chat_request", {"request_id": "r", "message": "hi", "config": {"on_interrupt": "guess"}}),
+        ("chat_request", {"request_id": "r", "message": "hi", "config": {"fallback": ["os:system"]}}),
         ("chat_request", {"request_id": "r", "message": "hi", "config": {"on_orphan": "keep"}}),
         ("chat_request", {"request_id": "r", "message": "hi", "config": {"provider": "os:system"}}),
         ("chat_request", {"request_id": "r", "message": "hi", "config": {"provider": "openai"}}),

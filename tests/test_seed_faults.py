@@ -306,7 +306,7 @@ async def test_a_silent_provider_is_noticed_without_a_next_chunk(
     serve: Serve, scripted: Scripted, texts: tuple[str, ...], error_type: str
 ) -> None:
     """Time-outs fire by themselves, before the first token and between tokens, and close the upstream."""
-    server = await serve(provider=SCRIPTED, first_token_timeout=0.1, chunk_timeout=0.1)
+    server = await serve(provider=SCRIPTED, first_token_timeout=0.1, chunk_timeout=0.1, retries=0)
     async with connected(server) as native:
         stream_id = await begin(native)
         if texts:

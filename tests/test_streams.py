@@ -26,6 +26,9 @@ from wsstream.stores.memory import MemoryStore
 from wsstream.streams import Stream, Streams
 
 
+PATIENT = {"chunk_timeout": 80_000, "max_stream_seconds": 80_000}
+
+
 class Waiting:
     """A provider that says one thing and waits to be told that it has ended."""
 
@@ -83,7 +86,9 @@ class House:
         """Whether the demo provider answers instead."""
         self.store = store or RecordingStore()
         self.streams = Streams(
-            Config(**{"store": "memory:", "chunk_timeout": 80_000, **settings}), self.store, self._provided
+            Config(**{"store": "memory:", "chunk_timeout": 80_000, "max_stream_seconds": 80_000, **settings}),
+            self.store,
+            self._provided,
         )
 
     def _provided(self, name: str | None) -> Provider:
@@ -196,8 +201,7 @@ async def test_too_many_answers_are_refused() -> None:
     "fields",
     [
         {"config": ChatConfig(provider="os:system")},
-        {"config": ChatConfig(buffer_size=2)},
-        {"config": ChatConfig(boundary="word")},
+        {"config": ChatConfig(fallback=["os:system"])},
         {"config": ChatConfig(on_orphan="stop")},
         {"config": ChatConfig(on_orphan={"stop_after": -1})},
     ],

@@ -14,7 +14,7 @@ from tests.virtual import in_virtual_time, turns
 from wsstream.chunks import ChatRequest, Finish
 from wsstream.config import Config
 from wsstream.errors import ConfigError
-from wsstream.producer import Producer
+from wsstream.intake import Intake
 from wsstream.providers import PROVIDERS, open_provider
 from wsstream.providers.base import Provider, Sink
 from wsstream.providers.callable import CallableProvider
@@ -76,12 +76,12 @@ def test_anything_importable_is_a_provider() -> None:
     assert isinstance(open_provider("wsstream.providers.demo:DemoProvider", Config()), DemoProvider)
 
 
-def test_the_producer_is_a_sink() -> None:
-    """What providers are promised of a sink, the producer has, with the same parameters."""
+def test_the_intake_is_a_sink() -> None:
+    """What providers are promised of a sink, the producer's intake has, with the same parameters."""
     for name, method in inspect.getmembers(Sink, inspect.isfunction):
         if not name.startswith("_"):
             theirs = inspect.signature(method).parameters.keys()
-            assert inspect.signature(getattr(Producer, name)).parameters.keys() == theirs
+            assert inspect.signature(getattr(Intake, name)).parameters.keys() == theirs
 
 
 @pytest.mark.parametrize(("name", "model"), LOCAL)
