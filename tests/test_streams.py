@@ -25,7 +25,6 @@ from wsstream.stores.base import End, StoredLog, StreamRecord, StreamSummary
 from wsstream.stores.memory import MemoryStore
 from wsstream.streams import Stream, Streams
 
-
 PATIENT = {"chunk_timeout": 80_000, "max_stream_seconds": 80_000}
 
 
