@@ -57,11 +57,11 @@ class Intake:
         "_between",
         "_limits",
         "_log",
-        "_since_yield",
         "_stages",
         "_stop",
         "_unchecked",
         "_waiting_since",
+        "_way_at",
         "deadline",
         "dropped",
         "first_at",
@@ -78,7 +78,7 @@ class Intake:
         self._between = limits.between
         self._stop = stop
         self._stages = _Stages(log, splice, shaper) if splice is not None or shaper is not None else None
-        self._since_yield = 0
+        self._way_at = len(log)
         self._unchecked = 0
         self._waiting_since: float | None = None
         self.deadline = time.monotonic() + limits.first_token
@@ -116,7 +116,7 @@ class Intake:
                 self._stages.feed(deltas, now)
         else:
             self._stages.feed(deltas, now)
-        self._since_yield += count
+            self._way_at -= count  # they need not have become chunks
         self._unchecked += 1
         if self._unchecked == CHECK_EVERY:
             self._check_limits()
@@ -128,7 +128,7 @@ class Intake:
         if any(len(delta.content) > MAX_LINE_CHARS for delta in sound):
             self._stop(ProviderError("The model provider sent a tool call larger than this server takes"))
             return False
-        self._since_yield += 1
+        self._way_at -= 1
         for part in sound:
             if len(part.content) > MAX_CHUNK_CHARS:
                 self._put_line(part)
@@ -161,7 +161,7 @@ class Intake:
         if self.over:
             await asyncio.sleep(0)  # where a cancel that came of a put takes effect
             return
-        self._since_yield = 0
+        self._way_at = len(self._log)
         self.deadline = float("inf")
         self._waiting_since = time.monotonic()
         try:
@@ -176,8 +176,8 @@ class Intake:
         """Wait for room, or for one turn of the loop after every `YIELD_EVERY` chunks."""
         if self.over or not self._log.has_room():
             await self.wait_room()
-        elif self._since_yield >= YIELD_EVERY:
-            self._since_yield = 0
+        elif len(self._log) - self._way_at >= YIELD_EVERY:
+            self._way_at = len(self._log)
             await asyncio.sleep(0)
 
     # -- for the producer
