@@ -17,7 +17,7 @@ import pytest
 
 from wsstream import messages as m
 from wsstream.chunklog import Attachment, ChunkLog
-from wsstream.chunks import Outcome
+from wsstream.chunks import Kind, Outcome
 from wsstream.client_protocol import _CLIENT_HANDLERS, ClientProtocol, Piece, View
 from wsstream.flow import AckPacer, AdaptiveWindow, SendWindow
 from wsstream.frames import FrameBook
@@ -399,6 +399,95 @@ def slice_cut_off_by_one(patch: pytest.MonkeyPatch) -> None:
         return take_and_skip
 
     replace(patch, Attachment, "take", skip)
+
+
+# -- rewinds
+
+
+@mutant
+def rewind_counts_bytes(patch: pytest.MonkeyPatch) -> None:
+    """What a rewind says to be withdrawn is counted as it is stored, escaped and encoded."""
+
+    def rewind(self: ChunkLog, to_chunk_id: int, reason: str) -> None:
+        size = sum(len(body) for chunk_id, body in self._standing() if chunk_id > to_chunk_id)
+        self.append_bodies([m.rewind_body(to_chunk_id, reason, size)], bytes([Kind.REWIND]))
+
+    patch.setattr(ChunkLog, "rewind", rewind)
+
+
+@mutant
+def rewind_counts_the_withdrawn_again(patch: pytest.MonkeyPatch) -> None:
+    """A second rewind withdraws once more what the first has withdrawn already."""
+
+    def rewind(self: ChunkLog, to_chunk_id: int, reason: str) -> None:
+        behind = [chunk for chunk in self.chunks(to_chunk_id + 1, len(self)) if chunk.kind is Kind.TEXT]
+        size = sum(len(chunk.content) for chunk in behind)
+        self.append_bodies([m.rewind_body(to_chunk_id, reason, size)], bytes([Kind.REWIND]))
+
+    patch.setattr(ChunkLog, "rewind", rewind)
+
+
+@mutant
+def rewind_counts_reasoning(patch: pytest.MonkeyPatch) -> None:
+    """What was only thought is counted with what was said."""
+
+    def standing(bodies: Any, kinds: Any) -> list[tuple[int, bytes]]:
+        return plainly(bodies, [Kind.TEXT if kind == Kind.REASONING else kind for kind in kinds])
+
+    plainly = m.standing
+    patch.setattr("wsstream.chunklog.standing", standing)
+
+
+@mutant
+def rewind_goes_one_too_far(patch: pytest.MonkeyPatch) -> None:
+    """The chunk that a rewind names goes too."""
+
+    def go_far(rewind: Any) -> Any:
+        def rewind_far(self: ChunkLog, to_chunk_id: int, reason: str) -> None:
+            rewind(self, max(0, to_chunk_id - 1), reason)
+
+        return rewind_far
+
+    replace(patch, ChunkLog, "rewind", go_far)
+
+
+@mutant
+def rewind_sent_in_a_batch(patch: pytest.MonkeyPatch) -> None:
+    """A rewind is merged with what follows it."""
+
+    def lengthen(run_end: Any) -> Any:
+        def run_on(self: FrameBook, begin: int, last: int, kind: int, *rest: Any) -> int:
+            return min(begin + 1, last) if kind == Kind.REWIND else int(run_end(self, begin, last, kind, *rest))
+
+        return run_on
+
+    replace(patch, FrameBook, "_run_end", lengthen)
+
+
+@mutant
+def rewind_not_acknowledged(patch: pytest.MonkeyPatch) -> None:
+    """The client carries a rewind out without counting it among the chunks."""
+
+    def take_in(careful: Any) -> Any:
+        def take_uncounted(self: ClientProtocol, stream_id: str, piece: Piece) -> None:
+            careful(self, stream_id, piece)
+            view = self._streams.get(stream_id)
+            if view is not None and piece.kind == "rewind" and view.received == piece.last:
+                view.received -= 1
+
+        return take_uncounted
+
+    replace(patch, ClientProtocol, "_take_in", take_in)
+
+
+@mutant
+def history_ignores_rewinds(patch: pytest.MonkeyPatch) -> None:
+    """What was withdrawn is still part of the answer's text."""
+
+    def text_of(bodies: Any, kinds: Any) -> str:
+        return m.decode_body(b"".join(b for b, kind in zip(bodies, kinds, strict=False) if kind == Kind.TEXT))
+
+    patch.setattr("wsstream.chunklog.text_of", text_of)
 
 
 # -- log and producer

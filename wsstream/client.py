@@ -190,6 +190,8 @@ class ChatStream:
         self._news = asyncio.Event()
         self._texts: list[Piece] = []
         self._failure: WsstreamError | None = None
+        self._parsed: Any = None
+        self._parsed_at = -1
 
     def __repr__(self) -> str:
         return f"<ChatStream {self._view!r}>"
@@ -223,6 +225,34 @@ class ChatStream:
     def text(self) -> str:
         """The text taken so far, without what was withdrawn."""
         return "".join([piece.content for piece in self._texts])
+
+    def partial(self) -> Any:
+        """What the text so far holds as JSON, though it has not ended: nested objects and lists as far as they go, the
+        last string as much as there is of it. None where there is nothing yet, or no JSON.
+
+        Each call reads the whole text, unless there is none new: ask when you are about
+        to show it, not for every piece. The whole object is in `outcome` (``parsed``) at the end.
+        """
+        size = self._view.processed
+        if self._parsed_at != size:
+            self._parsed_at = size
+            self._parsed = _parse_partial(self.text)
+        return self._parsed
+
+    async def partials(self, every: float = 0.1) -> AsyncIterator[Any]:
+        """Take the answer in, and yield `partial` whenever it has changed, at most once in ``every`` seconds, and last.
+
+        Raises what iteration raises.
+        """
+        loop = asyncio.get_running_loop()
+        due, shown = loop.time(), None
+        async for _ in self:
+            if loop.time() >= due and (found := self.partial()) != shown:
+                shown = found
+                yield shown
+                due = loop.time() + every
+        if self.partial() != shown:
+            yield self.partial()
 
     @property
     def outcome(self) -> Outcome | None:
@@ -293,13 +323,26 @@ class ChatStream:
 
     def _record(self, piece: Piece) -> None:
         if piece.kind == "rewind" and piece.to is not None:
-            self._rewind(piece.to)
+            self._rewind(piece.to, piece.withdrawn)
         elif piece.kind == "text":
             self._texts.append(piece)
 
-    def _rewind(self, to: int) -> None:
+    def _rewind(self, to: int, withdrawn: int | None) -> None:
+        left = withdrawn or 0
         while self._texts and self._texts[-1].first > to:
-            self._texts.pop()
+            left -= len(self._texts.pop().content)
+        if self._texts and self._texts[-1].last > to:
+            self._cut(self._texts.pop(), to, left)
+
+    def _cut(self, piece: Piece, to: int, size: int) -> None:
+        """A merged batch has no seams: its last ``size`` characters are what lies behind ``to``."""
+        if not 0 < size <= len(piece.content):
+            # To guess where the text is to be cut would be to make an answer up.
+            self._failure = errors.InternalFailure("The server took back a part of what it had sent as one")
+            self._client._abandon(self._view)
+            return
+        kept = piece.content[: len(piece.content) - size]
+        self._texts.append(piece._replace(last=to, content=kept))
 
     def _end(self, outcome: Outcome) -> None:
         if outcome.error_type is not None:
@@ -804,6 +847,15 @@ def _settle(answer: asyncio.Future[m.History], result: m.History | WsstreamError
         answer.set_exception(result)
     else:
         answer.set_result(result)
+
+
+def _parse_partial(text: str) -> Any:
+    from jiter import from_json  # only for those who ask for it
+
+    try:
+        return from_json(text.encode(), partial_mode="trailing-strings")
+    except ValueError:
+        return None
 
 
 def _messages(prompt: Prompt) -> str | list[ChatMessage]:

@@ -28,13 +28,18 @@ MAX_GAPS = 3
 
 
 class Piece(NamedTuple):
-    """Text as it came: the chunks ``first`` to ``last`` of one kind. A rewind has the id it goes back to in ``to``."""
+    """Text as it came: the chunks ``first`` to ``last`` of one kind.
+
+    A rewind has the id it goes back to in ``to``, and in ``withdrawn`` the code points of text behind that, which end
+    the text so far.
+    """
 
     first: int
     last: int
     content: str
     kind: str = "text"
     to: int | None = None
+    withdrawn: int | None = None
 
 
 class ClientSettings(msgspec.Struct, frozen=True):
@@ -403,12 +408,15 @@ class ClientProtocol:
 
     def _on_rewind(self, message: m.StreamRewind, now: float) -> None:
         view = self._streams.get(message.stream_id)
+        to, withdrawn = message.to_chunk_id, message.withdrawn
         if view is not None and message.chunk_id == view.received + 1 and view.state is ViewState.STREAMING:
-            begin = self._cut_begin(view, message.to_chunk_id)
+            begin = self._cut_begin(view, to)
             if begin is not None:
-                self._fetch_to(view, begin - 1, message.to_chunk_id)
-                return
-        piece = Piece(message.chunk_id, message.chunk_id, "", "rewind", message.to_chunk_id)
+                if withdrawn is None:
+                    self._fetch_to(view, begin - 1, to)
+                    return
+                view._batches.append((begin, to))  # it can be cut: how much is withdrawn is known
+        piece = Piece(message.chunk_id, message.chunk_id, "", "rewind", to, withdrawn)
         self._take_in(message.stream_id, piece)
 
     def _cut_begin(self, view: View, to: int) -> int | None:
@@ -646,6 +654,7 @@ def _outcome(message: m.StreamComplete | m.StreamFailed) -> Outcome:
             message=message.message,
             recoverable=message.recoverable,
             retry_after=message.retry_after,
+            retry_count=message.retry_count,
         )
     return Outcome(
         state=StreamState.CANCELLED if message.finish_reason == "cancelled" else StreamState.COMPLETE,
@@ -656,6 +665,9 @@ def _outcome(message: m.StreamComplete | m.StreamFailed) -> Outcome:
         elapsed_seconds=message.elapsed_seconds or 0.0,
         tokens_per_second=message.tokens_per_second or 0.0,
         receipt=message.receipt,
+        retry_count=message.retry_count,
+        model=message.model,
+        parsed=message.parsed,
     )
 
 

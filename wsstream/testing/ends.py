@@ -407,7 +407,7 @@ _ON_REQUEST: dict[type, Callable[[ServerEnd, Any], None]] = {
 class Viewer:
     """Whoever reads one answer at one client, and how far they are."""
 
-    __slots__ = ("acked", "been", "busy", "done", "ended", "on", "owes_since", "position", "request_id", "view")
+    __slots__ = ("acked", "been", "busy", "done", "ended", "on", "owes_since", "position", "request_id", "text", "view")
 
     def __init__(self, view: View, request_id: str | None, position: int = 0) -> None:
         self.view = view
@@ -415,6 +415,8 @@ class Viewer:
         self.position = self.acked = position
         self.been = 0
         """Where it stood before it went back, until that is told: what it acknowledged then may still be on its way."""
+        self.text = ""
+        """What it shows, and all that it knows of it: where chunks end is forgotten at once."""
         self.on: Link | None = None
         self.owes_since = INFINITE
         self.busy = self.ended = self.done = False
@@ -445,7 +447,8 @@ class ClientEnd:
     def follow(self, stream_id: str, position: int) -> None:
         """Follow an answer that somebody else has asked for, from behind ``position``."""
         view = self._protocol.follow(stream_id, position, snapshot=self._world.plan.toss())
-        self._viewers[view] = self._by_stream[stream_id] = Viewer(view, None, position)
+        self._viewers[view] = self._by_stream[stream_id] = viewer = Viewer(view, None, position)
+        viewer.text = self._world.answers[stream_id].text_at(position)
         self._after()
 
     def cancel(self, _: None) -> None:
@@ -464,6 +467,7 @@ class ClientEnd:
                 self._viewers[viewer.view] = viewer
                 continue
             viewer.position = viewer.acked = viewer.position if self._world.plan.toss() else 0
+            viewer.text = viewer.text if viewer.position else ""
             stream_id = viewer.view.stream_id
             if stream_id is None:
                 viewer.view = self._protocol.chat(viewer.request_id or "", QUESTION, again=True)
@@ -636,7 +640,7 @@ class ClientEnd:
 
     def _see_piece(self, viewer: Viewer, piece: Piece) -> None:
         answer = self._world.answers[viewer.view.stream_id or ""]
-        first, last, content, kind, to = piece
+        first, last, content, kind, to, withdrawn = piece
         self._world.note("read", answer.log.stream_id, last)
         if kind == "rewind" and to == last < viewer.position:
             viewer.been = max(viewer.been, viewer.position)
@@ -650,12 +654,18 @@ class ClientEnd:
         if any(kind != WIRE_KINDS[number] for number in answer.log.kinds(first, last)):
             self._world.fail(f"{piece} is of another kind")
         viewer.position = last
+        if kind == "text":
+            viewer.text += content
+        elif withdrawn is not None:
+            viewer.text = viewer.text[: len(viewer.text) - withdrawn]
 
     def _see_done(self, viewer: Viewer) -> None:
         if viewer.ended and not viewer.done and not viewer.view.waiting:
             log = self._world.answers[viewer.view.stream_id or ""].log
             if viewer.position != len(log):
                 self._world.fail(f"the viewer of {log.stream_id} has read {viewer.position} of {len(log)} chunks")
+            if viewer.text != log.text():
+                self._world.fail(f"the viewer of {log.stream_id} shows {viewer.text!r}, it says {log.text()!r}")
             viewer.done = True
             self._world.on_done()
 

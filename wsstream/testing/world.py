@@ -71,7 +71,7 @@ class Plan:
         self._burst = pick((1, 4, 6, 8, 12, 20))
         self._pace = pick((0.001, 0.005, 0.02, 0.06))
         self._mixed = random() < 0.1
-        self._rewinds = random() < 0.1
+        self._rewinds = pick((1, 2, 3)) if random() < 0.15 else 0
         self._pauses = pick((0.0, 0.0, 0.0, 0.1))
         self._plan_windows()
         self._plan_reader()
@@ -145,12 +145,12 @@ class Plan:
         start = self.below(len(_TEXTS) - size)
         texts, bodies = _TEXTS[start : start + size], _BODIES[start : start + size]
         kinds = _MIXED[start : start + size] if self._mixed else bytes(size)
-        if not self._rewinds:
-            return texts, bodies, kinds, {}
-        at = 1 + self.below(size - 1)
-        to = self.below(at)
-        texts[at], bodies[at] = "", m.rewind_body(to, "retry")
-        return texts, bodies, b"%b%c%b" % (kinds[:at], Kind.REWIND, kinds[at + 1 :]), {at + 1: to}
+        rewinds: dict[int, int] = {}
+        for at in sorted({1 + self.below(size - 1) for _ in range(self._rewinds)}):
+            to = rewinds[at + 1] = self.below(at)
+            texts[at], bodies[at] = "", m.rewind_body(to, "retry")
+            kinds = b"%b%c%b" % (kinds[:at], Kind.REWIND, kinds[at + 1 :])
+        return texts, bodies, kinds, rewinds
 
     def ending(self) -> Outcome:
         """How an answer ends, if nobody cancels it."""
@@ -307,6 +307,10 @@ class Answer:
         """The ack of the slowest attached viewer, by the world's own books."""
         return min((ledger.acked for ledger in self.ledgers), default=self.log.tail)
 
+    def text_at(self, chunk_id: int) -> str:
+        """The text that stands at that chunk, as a history would show it."""
+        return m.text_of(self.log.bodies(1, chunk_id), self._kinds)
+
     def cancel(self) -> None:
         """Stop producing; idempotent."""
         if not self._stopped:
@@ -321,7 +325,7 @@ class Answer:
         first = len(log)
         last = min(first + world.plan.burst(), len(self.texts))
         world.note("produce", log.stream_id, last)
-        log.append_bodies(self._bodies[first:last], self._kinds[first:last])
+        self._append(first, last)
         if last == len(self.texts):
             self._stopped = True
             world.after(world.plan.pause(), self._finish)
@@ -329,6 +333,16 @@ class Answer:
             world.after(world.plan.pause(), self._produce)
         else:
             log._room = cast(Any, Gate(self._go_on))  # what ChunkLog.wait_room does on an event loop
+
+    def _append(self, first: int, last: int) -> None:
+        for at in range(first, last):
+            if at + 1 in self.rewinds:
+                if first < at:
+                    self.log.append_bodies(self._bodies[first:at], self._kinds[first:at])
+                self.log.rewind(self.rewinds[at + 1], "retry")
+                first = at + 1
+        if first < last:
+            self.log.append_bodies(self._bodies[first:last], self._kinds[first:last])
 
     def _has_room(self) -> bool:
         room = self.log.has_room()
