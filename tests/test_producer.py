@@ -6,16 +6,36 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from tests.virtual import in_virtual_time, turns
 from wsstream.chunklog import Attachment, ChunkLog
 from wsstream.chunks import ChatMessage, ChatRequest, Delta, Finish, Kind, Outcome, StreamState, Usage
-from wsstream.errors import ContentFiltered, Interrupted, ProviderError
+from wsstream.errors import (
+    ContentFiltered,
+    ErrorType,
+    Interrupted,
+    ProviderError,
+    ProviderRateLimited,
+    StreamFailure,
+)
 from wsstream.flow import SendWindow
-from wsstream.producer import CHECK_EVERY, CLOSE_TIMEOUT, MAX_CHUNK_CHARS, YIELD_EVERY, Limits, Producer
+from wsstream.messages import StreamStatus
+from wsstream.producer import (
+    CHECK_EVERY,
+    CLOSE_TIMEOUT,
+    MAX_CHUNK_CHARS,
+    PATIENCE,
+    YIELD_EVERY,
+    Limits,
+    Plan,
+    Producer,
+    Target,
+)
 from wsstream.providers.base import Sink
+from wsstream.recovery import Decision, Fail, FailedTry, Failover, OnInterrupt, Retry, RetryPolicy
 from wsstream.stores.memory import MemoryStore
 
 REQUEST = ChatRequest([ChatMessage("user", "hi")])
@@ -674,3 +694,459 @@ def test_deltas_are_any_sequence() -> None:
         assert run.texts == ["a", "b"]
 
     scenario()
+
+
+# -- other tries
+
+
+class Scripted:
+    """A provider that has an answer for every try."""
+
+    def __init__(self, *answers: Answer, continues: bool = False) -> None:
+        self._answers = list(answers)
+        self.continues = continues
+        self.requests: list[ChatRequest] = []
+        self.sinks: list[Sink] = []
+
+    async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
+        """The next one."""
+        self.requests.append(request)
+        self.sinks.append(sink)
+        return await self._answers.pop(0)(sink)
+
+    async def close(self) -> None:
+        """Nothing is shared."""
+
+
+def saying(*texts: str, failure: StreamFailure | None = None, kind: Kind = Kind.TEXT) -> Answer:
+    """A try that says this, and then fails or ends."""
+
+    async def answer(sink: Sink) -> Finish:
+        for text in texts:
+            put(sink, text, kind=kind)
+        if failure is not None:
+            raise failure
+        return Finish()
+
+    return answer
+
+
+BROKEN = ProviderError("It broke off.", recoverable=True)
+REFUSED = ProviderError("It said no.")
+
+
+class Tries(Run):
+    """A producer with a plan, and a viewer that keeps what it is told."""
+
+    def __init__(
+        self, *providers: Scripted, model: str | None = "first", limits: Limits | None = None, **plan: object
+    ) -> None:
+        self.log = CountingLog("s", "e", MemoryStore())
+        self.told: list[StreamStatus] = []
+        self.view().tell_statuses(self.told.append)
+        targets = [Target(provider, f"p{n}", model if n == 1 else None) for n, provider in enumerate(providers, 1)]
+        wanted: dict[str, Any] = {"retry": RetryPolicy(), "on_interrupt": OnInterrupt.CONTINUE, **plan}
+        request = ChatRequest([ChatMessage("user", "hi")], model=model)
+        self.producer = Producer(
+            targets[0],
+            request,
+            self.log,
+            limits or Limits(FIRST, BETWEEN, 10_000, 1 << 30),
+            Plan(targets[1:], **wanted),
+        )
+        self.task = self.producer.start()
+
+    @property
+    def statuses(self) -> list[str]:
+        """The words of it."""
+        return [status.status for status in self.told]
+
+
+@pytest.fixture(autouse=True)
+def _full_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsstream.producer.random.random", lambda: 1.0)
+
+
+@in_virtual_time
+async def test_a_failure_that_passes() -> None:
+    """Before the first token a provider is asked again after growing waits, which viewers are told of."""
+    provider = Scripted(saying(failure=BROKEN), saying(failure=BROKEN), saying("a", "b"))
+    run = Tries(provider)
+    outcome = await run.end()
+    assert (outcome.state, run.texts, outcome.retry_count) == (StreamState.COMPLETE, ["a", "b"], 2)
+    assert (outcome.elapsed_seconds, outcome.ttft_ms, outcome.model) == (3.0, 3000.0, "first")
+    assert [(told.status, told.retry_count, told.retry_after) for told in run.told] == [
+        ("retrying", 1, 1.0),
+        ("retrying", 2, 2.0),
+    ]
+
+
+@in_virtual_time
+async def test_a_failure_that_stays() -> None:
+    """After three more tries it has failed, as it failed last, and says how often it was tried."""
+    run = Tries(Scripted(*[saying(failure=BROKEN)] * 4))
+    outcome = await run.end()
+    assert (outcome.state, outcome.error_type, outcome.retry_count) == (StreamState.FAILED, "provider_error", 3)
+    assert outcome.elapsed_seconds == 7.0
+
+
+@in_virtual_time
+async def test_a_refusal_is_not_tried_again() -> None:
+    """What another try cannot help fails at once."""
+    provider = Scripted(saying(failure=REFUSED))
+    outcome = await Tries(provider).end()
+    assert (outcome.message, outcome.elapsed_seconds, len(provider.requests)) == ("It said no.", 0.0, 1)
+
+
+@in_virtual_time
+async def test_a_limit_is_waited_for() -> None:
+    """The time that a provider asks for wins over the back-off; one beyond the budget is told and not waited for."""
+    patient = Tries(Scripted(saying(failure=ProviderRateLimited(retry_after=20.0)), saying("a")))
+    assert (await patient.end()).elapsed_seconds == 20.0
+    assert [(told.status, told.retry_after) for told in patient.told] == [("rate_limited", 20.0)]
+    outcome = await Tries(Scripted(saying(failure=ProviderRateLimited(retry_after=3600.0)))).end()
+    assert (outcome.error_type, outcome.retry_after, outcome.elapsed_seconds) == ("rate_limit", 3600.0, 0.0)
+
+
+@in_virtual_time
+async def test_silence_is_tried_again() -> None:
+    """A provider that does not begin in time is asked anew; what the first try says afterwards is not heard."""
+    provider = Scripted(lambda _: forever(), saying("a"))
+    run = Tries(provider)
+    outcome = await run.end()
+    put(provider.sinks[0], "late")
+    assert (outcome.state, run.texts, outcome.elapsed_seconds) == (StreamState.COMPLETE, ["a"], FIRST + 1.0)
+    assert run.statuses == ["waiting", "retrying"]
+
+
+@in_virtual_time
+async def test_a_stubborn_try_is_tried_again() -> None:
+    """A provider that answers its time-out with an error of its own was silent all the same."""
+
+    async def answer(sink: Sink) -> Finish:
+        try:
+            return await forever()
+        except asyncio.CancelledError:
+            raise KeyError("mine") from None
+
+    outcome = await Tries(Scripted(answer, answer), retry=RetryPolicy(retries=1)).end()
+    assert (outcome.error_type, outcome.retry_count) == ("provider_timeout", 1)
+
+
+@in_virtual_time
+async def test_a_cancel_while_waiting() -> None:
+    """A cancel does not wait for the next try."""
+    run = Tries(Scripted(saying(failure=ProviderRateLimited(retry_after=50.0))))
+    await asyncio.sleep(5)
+    run.producer.cancel()
+    outcome = await run.end()
+    assert (outcome.state, outcome.elapsed_seconds) == (StreamState.CANCELLED, 5.0)
+    assert outcome.receipt is not None
+    assert outcome.receipt.upstream_closed_ms == 0.0
+
+
+@in_virtual_time
+async def test_who_comes_while_it_waits_is_told() -> None:
+    """A viewer who attaches during the wait learns why; with the first chunk that is over."""
+    run = Tries(Scripted(saying(failure=ProviderRateLimited(retry_after=50.0)), saying("a")))
+    await asyncio.sleep(5)
+    late: list[StreamStatus] = []
+    run.view().tell_statuses(late.append)
+    assert [told.status for told in late] == ["rate_limited"]
+    await run.end()
+    over: list[StreamStatus] = []
+    run.view().tell_statuses(over.append)
+    assert over == []
+
+
+@in_virtual_time
+async def test_others_are_asked() -> None:
+    """Where one provider has failed for good, the next is asked, for its own model, and the end says who answered."""
+    one, two, three = Scripted(saying(failure=REFUSED)), Scripted(*[saying(failure=BROKEN)] * 4), Scripted(saying("a"))
+    run = Tries(one, two, three)
+    outcome = await run.end()
+    assert (outcome.state, outcome.model, outcome.retry_count) == (StreamState.COMPLETE, "p3", 5)
+    assert run.statuses == ["failover", "retrying", "retrying", "retrying", "failover"]
+    assert (one.requests[0].model, two.requests[0].model) == ("first", None)
+
+
+@in_virtual_time
+async def test_a_bug_is_not_asked_twice() -> None:
+    """A provider with a bug is left for the next one."""
+
+    async def buggy(sink: Sink) -> Finish:
+        raise KeyError("bug")
+
+    run = Tries(Scripted(buggy), Scripted(saying("a")))
+    assert (await run.end()).state is StreamState.COMPLETE
+    assert run.statuses == ["failover"]
+
+
+# -- after the first token
+
+
+@in_virtual_time
+async def test_an_answer_goes_on() -> None:
+    """A provider that can is asked to go on behind the text, and what it repeats is left out."""
+    said = "The quick brown fox"
+    provider = Scripted(saying("The quick", " brown fox", failure=BROKEN), saying(said, " jumps"), continues=True)
+    run = Tries(provider)
+    outcome = await run.end()
+    assert (outcome.state, run.log.text()) == (StreamState.COMPLETE, said + " jumps")
+    assert [request.prefix for request in provider.requests] == ["", said]
+    assert (run.producer.dropped, outcome.retry_count) == (1, 1)
+
+
+@in_virtual_time
+async def test_a_silent_answer_goes_on() -> None:
+    """One that stops in its middle goes on in the same way."""
+
+    async def stalled(sink: Sink) -> Finish:
+        put(sink, "a")
+        return await forever()
+
+    run = Tries(Scripted(stalled, saying("b"), continues=True))
+    outcome = await run.end()
+    assert (outcome.state, run.log.text()) == (StreamState.COMPLETE, "ab")
+
+
+@in_virtual_time
+async def test_an_answer_is_not_silently_begun_anew() -> None:
+    """A provider that cannot go on is not asked again when viewers have read something, unless that is wished for."""
+    for policy, continues in ((OnInterrupt.CONTINUE, False), (OnInterrupt.FAIL, True)):
+        provider = Scripted(saying("a", failure=BROKEN), continues=continues)
+        run = Tries(provider, on_interrupt=policy)
+        outcome = await run.end()
+        assert (outcome.state, run.texts, len(provider.requests)) == (StreamState.FAILED, ["a"], 1)
+
+
+@in_virtual_time
+async def test_an_answer_that_is_begun_anew() -> None:
+    """Where it is wished for, the second answer stands in the end, and what is the same is not said twice."""
+    provider = Scripted(saying("The ", "quick ", "fox", failure=BROKEN), saying("The quick", " dog"))
+    run = Tries(provider, on_interrupt=OnInterrupt.RESTART)
+    assert (await run.end()).state is StreamState.COMPLETE
+    assert run.log.text() == "The quick dog"
+    assert [chunk.kind for chunk in run.log.chunks(1, len(run.log))].count(Kind.REWIND) == 1
+
+
+@in_virtual_time
+async def test_a_second_try_that_breaks_off_earlier() -> None:
+    """Until it has come as far as the first, a second try changes nothing; another may."""
+    provider = Scripted(
+        saying("The ", "quick ", "fox", failure=BROKEN), saying("The ", failure=BROKEN), saying("The quick fox", ".")
+    )
+    run = Tries(provider, on_interrupt=OnInterrupt.RESTART)
+    await run.end()
+    assert run.texts == ["The ", "quick ", "fox", "."]
+
+
+@in_virtual_time
+async def test_another_provider_goes_on() -> None:
+    """When one gives up in the middle, the next that can go on is asked; those that cannot are left out."""
+    one = Scripted(saying("a", failure=BROKEN), saying(failure=REFUSED), continues=True)
+    run = Tries(one, Scripted(), Scripted(saying("b"), continues=True), retry=RetryPolicy(retries=0))
+    outcome = await run.end()
+    assert (outcome.state, run.log.text(), outcome.model) == (StreamState.COMPLETE, "ab", "p3")
+
+
+@in_virtual_time
+async def test_reasoning_alone_is_thought_anew() -> None:
+    """Where nothing was said yet, only thought, the new thoughts take the place of the old."""
+    provider = Scripted(saying("hm", kind=Kind.REASONING, failure=BROKEN), saying("a"))
+    run = Tries(provider)
+    await run.end()
+    assert [chunk.kind for chunk in run.log.chunks(1, 3)] == [Kind.REASONING, Kind.REWIND, Kind.TEXT]
+    assert run.log.text() == "a"
+
+
+@in_virtual_time
+async def test_a_tool_call_is_not_made_twice() -> None:
+    """Behind a tool call nothing is tried again: somebody may have acted on it."""
+    provider = Scripted(saying("{}", kind=Kind.TOOL_CALL, failure=BROKEN), continues=True)
+    outcome = await Tries(provider, on_interrupt=OnInterrupt.RESTART).end()
+    assert (outcome.state, len(provider.requests)) == (StreamState.FAILED, 1)
+
+
+# -- callbacks
+
+
+@in_virtual_time
+async def test_a_callback_decides() -> None:
+    """A callback sees the failure and its circumstances, and may have it tried again, elsewhere, or not at all."""
+    seen: list[FailedTry] = []
+    answers: list[Decision | None] = [Retry(3.0), Retry(), None, Failover()]
+
+    def decide(failed: FailedTry) -> Decision | None:
+        seen.append(failed)
+        return answers[len(seen) - 1]
+
+    run = Tries(
+        Scripted(*[saying(failure=BROKEN)] * 4), Scripted(saying("a")), on_failure={ErrorType.PROVIDER_ERROR: decide}
+    )
+    outcome = await run.end()
+    assert (outcome.state, outcome.elapsed_seconds) == (StreamState.COMPLETE, 3.0 + 2.0 + 4.0)
+    assert [(failed.tries, failed.provider, failed.model, failed.fallbacks) for failed in seen] == [
+        (n, "p1", "first", 1) for n in range(1, 5)
+    ]
+
+
+@in_virtual_time
+async def test_a_callback_may_give_up() -> None:
+    """It may also end what the policy would have tried again, and keep to what a provider asks for."""
+    refuse = {ErrorType.PROVIDER_ERROR: lambda _: Fail()}
+    assert (await Tries(Scripted(saying(failure=BROKEN)), on_failure=refuse).end()).state is StreamState.FAILED
+    insist = {ErrorType.RATE_LIMIT: lambda _: Retry()}
+    limited = ProviderRateLimited(retry_after=100.0)
+    run = Tries(Scripted(saying(failure=limited), saying("a")), on_failure=insist)
+    assert (await run.end()).elapsed_seconds == 100.0
+
+
+def test_a_callback_with_a_bug(caplog: pytest.LogCaptureFixture) -> None:
+    """Its mistake is logged, and the policy decides."""
+
+    @in_virtual_time
+    async def scenario() -> None:
+        def buggy(_: FailedTry) -> Decision:
+            raise KeyError("oops")
+
+        run = Tries(Scripted(saying(failure=BROKEN), saying("a")), on_failure={ErrorType.PROVIDER_ERROR: buggy})
+        assert (await run.end()).state is StreamState.COMPLETE
+
+    scenario()
+    assert "on_failure" in caplog.text
+
+
+@in_virtual_time
+async def test_a_callback_repeats_nothing() -> None:
+    """It cannot have said again what viewers have read, where the request does not allow that."""
+    always = {ErrorType.PROVIDER_ERROR: lambda _: Retry(0.0)}
+    provider = Scripted(saying("a", failure=BROKEN))
+    outcome = await Tries(provider, on_failure=always).end()
+    assert (outcome.state, len(provider.requests)) == (StreamState.FAILED, 1)
+
+
+# -- watchdogs
+
+
+@in_virtual_time
+async def test_the_longest_time() -> None:
+    """An answer that goes on and on is stopped when its time is over, however lively it is."""
+
+    async def endless(sink: Sink) -> Finish:
+        while True:
+            put(sink, "x")
+            await asyncio.sleep(1)
+
+    outcome = await Tries(Scripted(endless), limits=Limits(FIRST, BETWEEN, 10_000, 1 << 30, 100.0)).end()
+    assert (outcome.state, outcome.recoverable, outcome.elapsed_seconds) == (StreamState.INTERRUPTED, False, 100.0)
+
+
+@in_virtual_time
+async def test_waiting_does_not_count() -> None:
+    """The time for which a provider was not read is not its own."""
+
+    async def answer(sink: Sink) -> Finish:
+        put(sink, *["x"] * 1000)
+        await sink.wait_room()
+        while True:
+            put(sink, "x")
+            await asyncio.sleep(1)
+
+    run = Tries(Scripted(answer), limits=Limits(FIRST, BETWEEN, 10_000, 1 << 30, 100.0))
+    viewer = run.log.attachments[0]
+    await asyncio.sleep(1000)
+    ack(viewer, 1000)
+    outcome = await run.end()
+    assert (outcome.state, outcome.elapsed_seconds) == (StreamState.INTERRUPTED, 1100.0)
+
+
+@in_virtual_time
+async def test_the_longest_time_holds_for_tries_too() -> None:
+    """It counts all tries, and the waits between them."""
+    run = Tries(
+        Scripted(*[saying(failure=ProviderRateLimited(retry_after=40.0))] * 4),
+        limits=Limits(FIRST, BETWEEN, 10_000, 1 << 30, 50.0),
+        retry=RetryPolicy(budget=1000.0),
+    )
+    outcome = await run.end()
+    assert (outcome.state, outcome.elapsed_seconds) == (StreamState.INTERRUPTED, 50.0)
+
+
+@in_virtual_time
+async def test_viewers_are_told_of_silence() -> None:
+    """Long before a silent provider is given up, once for every silence, viewers are told that nothing comes."""
+
+    async def slow(sink: Sink) -> Finish:
+        await asyncio.sleep(PATIENCE + 5)
+        put(sink, "a")
+        await asyncio.sleep(PATIENCE * 2.5)
+        put(sink, "b")
+        return Finish()
+
+    run = Tries(Scripted(slow), limits=Limits(60, 60, 10_000, 1 << 30))
+    await asyncio.sleep(PATIENCE)
+    await turns()
+    assert run.statuses == ["waiting"]
+    await run.end()
+    assert run.statuses == ["waiting", "waiting"]
+
+
+@in_virtual_time
+async def test_empty_deltas_are_no_life() -> None:
+    """A million empty deltas leave no chunk, and the watchdog is not deceived."""
+
+    async def empty(sink: Sink) -> Finish:
+        while True:
+            put(sink, *[""] * 10_000)
+            await asyncio.sleep(0.25)
+
+    run = Run(empty, first=25.0)
+    outcome = await run.end()
+    assert (outcome.error_type, outcome.final_chunk_id, outcome.elapsed_seconds) == ("provider_timeout", 0, 25.0)
+
+
+# -- structured output, shape
+
+
+@in_virtual_time
+async def test_json_is_read() -> None:
+    """An answer that was asked for as JSON is told parsed, or is not of the requested form; its text stays."""
+    for text, parsed, error_type in (('{"a": [1]}', {"a": [1]}, None), ('{"a": [1', None, "invalid_output")):
+        run = Run(saying(text[:4], text[4:]))
+        run.producer._request = ChatRequest([ChatMessage("user", "hi")], response_format={"type": "json_object"})
+        outcome = await run.end()
+        assert (outcome.parsed, outcome.error_type, run.log.text()) == (parsed, error_type, text)
+        assert outcome.recoverable is (error_type is not None)
+
+
+@in_virtual_time
+async def test_chunks_have_the_wished_shape() -> None:
+    """Tokens count in the pace even where several make one chunk."""
+
+    async def answer(sink: Sink) -> Finish:
+        put(sink, "The", " quick", " brown", " fox")
+        await asyncio.sleep(1)
+        return Finish()
+
+    run = Tries(Scripted(answer), buffer_size=2)
+    outcome = await run.end()
+    assert (run.texts, outcome.tokens_per_second) == (["The quick", " brown fox"], 4.0)
+    words = Tries(Scripted(saying("Hel", "lo wor", "ld")), by_word=True)
+    await words.end()
+    assert words.texts == ["Hello ", "world"]
+
+
+@in_virtual_time
+async def test_a_conversation_that_cannot_be_read_in_time() -> None:
+    """Where not even the request could be prepared in time, the provider was never asked."""
+
+    async def prepare() -> ChatRequest:
+        await forever()
+        raise AssertionError
+
+    log = CountingLog("s", "e", MemoryStore())
+    provider = Scripted()
+    await Producer(provider, prepare, log, Limits(FIRST, BETWEEN, 10, 10)).start()
+    assert log.outcome is not None
+    assert (log.outcome.error_type, provider.requests) == ("provider_timeout", [])

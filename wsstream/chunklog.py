@@ -441,9 +441,9 @@ class ChunkLog:
         return max(first, end - 1)
 
     def chunks(self, first: int, last: int) -> list[Chunk]:
-        """The chunks ``first`` … ``last``, decoded."""
+        """The chunks ``first`` … ``last``, decoded; what a rewind says is a JSON object."""
         return [
-            Chunk(first + i, decode_body(body), Kind(kind))
+            Chunk(first + i, decode_body(body) if kind != Kind.REWIND else f"{{{body.decode()}}}", Kind(kind))
             for i, (body, kind) in enumerate(zip(self.bodies(first, last), self.kinds(first, last), strict=True))
         ]
 

@@ -8,6 +8,7 @@ text that is repeated is left out with it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 from wsstream.chunks import Delta, Kind
@@ -142,12 +143,9 @@ class Repetition:
             return Step((Delta(rest),) if rest else ())
         new = self._text[: self._at] + rest
         chunk_id, at = self._parts[0].chunk_id - 1, 0
-        end = 0
-        for part in self._parts:
-            end += len(part.text)
-            if end > self._at:
-                break
-            if clusters_meet(new[:end], new[end : end + 8]):
+        ends = accumulate([len(part.text) for part in self._parts])
+        for part, end in zip(self._parts, ends, strict=True):
+            if end <= self._at and clusters_meet(new[:end], new[end : end + 8]):
                 chunk_id, at = part.chunk_id, end
         behind = new[at:]
         return Step((Delta(behind),) if behind else (), chunk_id)
