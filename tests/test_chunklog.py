@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from wsstream.chunklog import SNAPSHOT_BYTES, Attachment, ChunkLog
 from wsstream.chunks import Chunk, Delta, Kind, Outcome, StreamState
 from wsstream.errors import ResumeAhead
 from wsstream.flow import SendWindow
-from wsstream.messages import rewind_body
+from wsstream.messages import StreamStatus, rewind_body
 from wsstream.stores.memory import MemoryStore
 
 PLENTY = 1 << 40
@@ -740,3 +741,52 @@ def test_history_costs_nothing(history: int) -> None:
         viewer.ack(n)
         assert log.has_room()
     assert data.copied == 100
+
+
+# -- rewinds, statuses, waste
+
+
+def test_a_rewind_says_how_much_it_withdraws() -> None:
+    """It counts the code points of the text that still stood behind its target, and nothing else."""
+    log = make()
+    log.append([Delta("one"), Delta("hm", Kind.REASONING), Delta('"naïve"\n'), Delta("\U0001f642")])
+    assert log.parts() == [(1, "one"), (3, '"naïve"\n'), (4, "\U0001f642")]
+    log.rewind(3, "retry")
+    log.append([Delta("!")])
+    log.rewind(1, "retry")
+    rewinds = [chunk.content for chunk in log.chunks(1, 7) if chunk.kind is Kind.REWIND]
+    assert [msgspec.json.decode(content) for content in rewinds] == [
+        {"to_chunk_id": 3, "reason": "retry", "withdrawn": 1},
+        {"to_chunk_id": 1, "reason": "retry", "withdrawn": 9},
+    ]
+    assert (log.text(), log.parts()) == ("one", [(1, "one")])
+    assert log.holds(Kind.REASONING, Kind.DATA)
+    assert not log.holds(Kind.DATA)
+
+
+def test_a_status_holds_until_the_next_chunk() -> None:
+    """Viewers are told of it, late ones too; who does not care is left alone, and the next chunk or end is its end."""
+    log = make()
+    told: list[StreamStatus] = []
+    log.attach(SendWindow(10, 1 << 20), lambda _: None)
+    log.attach(SendWindow(10, 1 << 20), lambda _: None).tell_statuses(told.append)
+    status = StreamStatus("s", "waiting", "Nothing comes.")
+    log.tell_status(status)
+    log.attach(SendWindow(10, 1 << 20), lambda _: None).tell_statuses(told.append)
+    assert (told, log.status) == ([status, status], status)
+    log.append([Delta("a")])
+    assert log.status is None
+    log.tell_status(status)
+    log.finish(Outcome(StreamState.COMPLETE, 1, finish_reason="stop"))
+    assert log.status is None
+
+
+def test_what_nobody_was_sent() -> None:
+    """The furthest viewer counts, also one who has left."""
+    log = filled(5)
+    assert log.unsent == 5
+    viewer = Viewer(log, limit=3)
+    viewer.take()
+    assert log.unsent == 2
+    log.detach(viewer.attachment)
+    assert log.unsent == 2

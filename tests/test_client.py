@@ -789,6 +789,58 @@ async def test_rewind_corrects_the_text() -> None:
         assert stream.text == "AE"
 
 
+async def test_rewind_into_a_batch_cuts_it() -> None:
+    """A batch of which a part is withdrawn is cut where the rewind says, and again further back by the next one."""
+
+    async def answer(connection: ServerConnection) -> None:
+        await connection.send(ESTABLISHED)
+        await connection.send(started(await connection.recv()))
+        for message in (
+            '{"type":"chunk_batch","stream_id":"s","first_chunk_id":1,"last_chunk_id":4,"content":"A😀BCD"}',
+            '{"type":"content_chunk","stream_id":"s","chunk_id":5,"content":"EF"}',
+            '{"type":"stream_rewind","stream_id":"s","chunk_id":6,"to_chunk_id":3,"reason":"retry","withdrawn":3}',
+            '{"type":"stream_rewind","stream_id":"s","chunk_id":7,"to_chunk_id":1,"reason":"retry","withdrawn":3}',
+            '{"type":"content_chunk","stream_id":"s","chunk_id":8,"content":"!"}',
+            '{"type":"stream_complete","stream_id":"s","final_chunk_id":8,"finish_reason":"stop","retry_count":1,'
+            '"model":"m"}',
+        ):
+            await connection.send(message)
+        await connection.wait_closed()
+
+    async with scripted_server(answer) as url, connect(url) as client:
+        stream = await client.chat("hello")
+        texts = [stream.text async for _ in stream.pieces()]
+        assert texts == ["A😀BCD", "A😀BCDEF", "A😀BC", "A", "A!"]
+        assert stream.outcome is not None
+        assert (stream.outcome.retry_count, stream.outcome.model) == (1, "m")
+
+
+@pytest.mark.parametrize("every", [0, 3600])
+async def test_objects_that_are_not_complete(every: float) -> None:
+    """While JSON streams in, what there is of it can be had, as often as is wished, and in the end in any case."""
+
+    async def answer(connection: ServerConnection) -> None:
+        await connection.send(ESTABLISHED)
+        await connection.send(started(await connection.recv()))
+        for number, text in enumerate(['{"a": {"b"', ': [1, {"c": "x', 'y"}]}', "}"], 1):
+            chunk = {"type": "content_chunk", "stream_id": "s", "chunk_id": number, "content": text}
+            await connection.send(json.dumps(chunk))
+        await connection.send(
+            '{"type":"stream_complete","stream_id":"s","final_chunk_id":4,"finish_reason":"stop","parsed":{"a":1}}'
+        )
+        await connection.wait_closed()
+
+    async with scripted_server(answer) as url, connect(url) as client:
+        stream = await client.chat("hello")
+        assert stream.partial() is None
+        seen = [found async for found in stream.partials(every)]
+        objects = [{"a": {}}, {"a": {"b": [1, {"c": "x"}]}}, {"a": {"b": [1, {"c": "xy"}]}}]
+        assert seen == (objects if not every else [objects[0], objects[2]])
+        assert stream.partial() is stream.partial()
+        assert stream.outcome is not None
+        assert stream.outcome.parsed == {"a": 1}
+
+
 async def test_rewind_into_a_batch() -> None:
     """Where a batch would have to be cut to withdraw a part of it, the part that stays is fetched once more."""
 

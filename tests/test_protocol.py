@@ -789,6 +789,26 @@ def test_messages_are_returned_once_and_in_order() -> None:
 # -- going away
 
 
+def test_a_status_is_told_while_there_is_somebody_to_tell() -> None:
+    """Why a viewer waits is said at once, and to nobody who has been told to go."""
+    end = make_open()
+    status = m.StreamStatus("s", "retrying", "It is asked again.", 1, 0.5)
+    end.tell_status(status)
+    assert read(end.messages_to_send()) == [
+        {
+            "type": "stream_status",
+            "stream_id": "s",
+            "status": "retrying",
+            "message": "It is asked again.",
+            "retry_count": 1,
+            "retry_after": 0.5,
+        }
+    ]
+    end.fail(1000, "done")
+    end.tell_status(status)
+    assert end.messages_to_send() == []
+
+
 def test_going_away_is_announced_once() -> None:
     """The announcement goes out once, however often the server makes up its mind."""
     end = make_open()

@@ -15,11 +15,21 @@ from wsstream import streams as module
 from wsstream.chunklog import Attachment
 from wsstream.chunks import ChatMessage, ChatRequest, Delta, Finish, Outcome, StreamState
 from wsstream.config import Config
-from wsstream.errors import BadRequest, Capacity, LogTrimmed, StoreError, UnknownStream
+from wsstream.errors import (
+    BadRequest,
+    Capacity,
+    ErrorType,
+    LogTrimmed,
+    ProviderError,
+    StoreError,
+    StreamFailure,
+    UnknownStream,
+)
 from wsstream.flow import SendWindow
 from wsstream.messages import ChatConfig, ChatRequested
 from wsstream.providers.base import Provider, Sink
 from wsstream.providers.demo import DemoProvider
+from wsstream.recovery import FailedTry
 from wsstream.server import Server
 from wsstream.stores.base import End, StoredLog, StreamRecord, StreamSummary
 from wsstream.stores.memory import MemoryStore
@@ -753,3 +763,104 @@ async def test_wait_read() -> None:
         viewer.log.detach(viewer)
         await h.streams.wait_read(1)
         assert clock() - begun == pytest.approx(1, abs=0.05)
+
+
+# -- providers that fail
+
+
+class Failing:
+    """A provider that says what it is given, and fails."""
+
+    def __init__(self, failure: StreamFailure, *texts: str) -> None:
+        self.failure = failure
+        self.texts = texts
+
+    async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
+        """Fail."""
+        for text in self.texts:
+            sink.put([Delta(text)])
+        raise self.failure
+
+    async def close(self) -> None:
+        """Nothing is shared."""
+
+
+@asynccontextmanager
+async def several(providers: dict[str | None, Any], **settings: Any) -> AsyncIterator[Streams]:
+    """Streams with these providers."""
+
+    def find(name: str | None) -> Provider:
+        if name not in providers:
+            raise BadRequest("There is no such provider")
+        return providers[name]  # type: ignore[no-any-return]
+
+    on_failure = settings.pop("on_failure", {})
+    streams = Streams(Config(**{"store": "memory:", **settings}), MemoryStore(), find, on_failure)
+    yield streams
+    await streams.close()
+
+
+@pytest.mark.parametrize("where", ["server", "request"])
+@in_virtual_time
+async def test_a_fallback_is_turned_to(where: str) -> None:
+    """The server's list, or that of the request, names who is asked next, and the end says who it was."""
+    providers = {None: Failing(ProviderError()), "module:other": DemoProvider(), "x": Failing(ProviderError())}
+    entry = "module:other:demo:rate=0,tokens=3"
+    settings, config = ({"fallback": f"x {entry}"}, {}) if where == "server" else ({}, {"fallback": ["x", entry]})
+    async with several(providers, **settings) as streams:
+        stream = streams.start("ses", asked("r", config=ChatConfig(**config)))
+        await asyncio.sleep(1)
+        outcome = stream.log.outcome
+        assert outcome is not None
+        assert (outcome.state, outcome.model) == (StreamState.COMPLETE, "demo:rate=0,tokens=3")
+        assert (outcome.retry_count, streams.statistics().retries) == (2, 2)
+
+
+@in_virtual_time
+async def test_a_request_may_refuse_all_fallbacks() -> None:
+    """An empty list is a list."""
+    async with several({None: Failing(ProviderError()), "x": DemoProvider()}, fallback="x") as streams:
+        stream = streams.start("ses", asked("r", config=ChatConfig(fallback=[])))
+        await asyncio.sleep(1)
+        assert stream.log.state is StreamState.FAILED
+
+
+@in_virtual_time
+async def test_who_a_fallback_names() -> None:
+    """Providers and models may both hold colons; the longest provider that there is counts."""
+    one, two = DemoProvider(), DemoProvider()
+    async with several({"a": one, "a:b": two}) as streams:
+        assert streams.find_target("a") == (one, "a", None)
+        assert streams.find_target("a:c:d") == (one, "a", "c:d")
+        assert streams.find_target("a:b:c") == (two, "a:b", "c")
+        with pytest.raises(BadRequest, match="nobody:x"):
+            streams.find_target("nobody:x")
+
+
+@in_virtual_time
+async def test_an_operator_decides() -> None:
+    """A callback of the server's decides what becomes of a failure of its type."""
+    seen: list[FailedTry] = []
+    on_failure = {ErrorType.PROVIDER_ERROR: seen.append}
+    async with several({None: Failing(ProviderError())}, on_failure=on_failure) as streams:
+        streams.start("ses", asked("r"))
+        await asyncio.sleep(1)
+        assert [type(failed.failure) for failed in seen] == [ProviderError]
+
+
+@in_virtual_time
+async def test_what_was_wasted() -> None:
+    """Tokens that were generated and sent to nobody are counted, until somebody reads them."""
+    async with house(on_orphan="continue") as h:
+        stream = await h.start("r")
+        viewer = h.view(stream)
+        await h.provider.end()
+        assert h.streams.statistics().wasted == 0
+        stream.log.detach(viewer)
+        assert h.streams.statistics().wasted == 1
+        viewer = h.view(stream)
+        viewer.take(1 << 20)
+        stream.log.detach(viewer)
+        assert h.streams.statistics().wasted == 0
+        await h.ended("r2")
+        assert h.streams.statistics().wasted == 1

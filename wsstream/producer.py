@@ -65,6 +65,10 @@ class Target(NamedTuple):
     name: str = "provider"
     model: str | None = None
 
+    def is_same(self, other: Target) -> bool:
+        """Whether it is the same model of the same provider, by whatever name."""
+        return self.provider is other.provider and self.model == other.model
+
 
 class Plan(NamedTuple):
     """What one answer is to be like, beyond its request."""
@@ -260,7 +264,7 @@ class Producer:
             self._target = self._targets.pop(0)
             self._tries = 0
             self._progress_at = time.monotonic()
-            self._say("failover", f"{failure} Another provider is asked.", None)
+            self._say("failover", f"{_words(failure)}; another provider is asked", None)
         else:
             await self._back_off(failure, decision.delay or 0.0)
         return self._begin_try(request)
@@ -315,7 +319,7 @@ class Producer:
         return policy is OnInterrupt.RESTART or _continues(target.provider) or not self._log.parts()
 
     async def _back_off(self, failure: StreamFailure, delay: float) -> None:
-        self._say(status_of(failure), f"{failure} It is asked again.", round(delay, 3))
+        self._say(status_of(failure), f"{_words(failure)}; it is asked again", round(delay, 3))
         await asyncio.sleep(delay)
 
     def _say(self, status: str, message: str, retry_after: float | None) -> None:
@@ -386,7 +390,7 @@ class Producer:
             return
         elif not intake.over and intake.silence(now) >= PATIENCE and self._told_at != len(self._log):
             self._told_at = len(self._log)
-            self._say("waiting", "The model provider is silent.", None)
+            self._say("waiting", "The model provider is silent", None)
         self._rearm(self._due(now))
 
     def _rearm(self, when: float) -> None:
@@ -460,6 +464,10 @@ class Producer:
 
 _WHOLE = ("stop", "length")
 """The ends of an answer that is meant to be whole."""
+
+
+def _words(failure: StreamFailure) -> str:
+    return str(failure).rstrip(".")
 
 
 def _continues(provider: Provider) -> bool:

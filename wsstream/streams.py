@@ -186,7 +186,7 @@ class Streams:
             raise Capacity(retry_after=1.0)
         config = asked.config or ChatConfig()
         policy = parse_policy(config.on_orphan, self._config)
-        target = Target(self._provider(config.provider), config.provider or "", self._model(asked, config))
+        target = Target(self._provider(config.provider), config.provider or "default", self._model(asked, config))
         plan = self._plan(config, target)
         earlier = self._messages.earlier(session_id)  # before anything of this request: that is written as one
         stream = self._create(session_id, asked, config, policy)
@@ -207,7 +207,7 @@ class Streams:
     def _plan(self, config: ChatConfig, target: Target) -> Plan:
         fallbacks = config.fallback if config.fallback is not None else (self._config.fallback or "").split()
         return Plan(
-            [other for entry in fallbacks if (other := self.find_target(entry)) != target],
+            [other for other in map(self.find_target, fallbacks) if not other.is_same(target)],
             self._retry,
             OnInterrupt(config.on_interrupt or self._config.on_interrupt),
             self._on_failure,
