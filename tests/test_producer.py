@@ -820,6 +820,21 @@ async def test_silence_is_tried_again() -> None:
 
 
 @in_virtual_time
+async def test_a_new_try_is_not_cancelled_already() -> None:
+    """The time-out of one try leaves nothing behind in the task of the next: its own task groups and time-outs work."""
+    asked_to_stop: list[int] = []
+
+    async def answer(sink: Sink) -> Finish:
+        task = asyncio.current_task()
+        assert task is not None
+        asked_to_stop.append(task.cancelling())
+        return Finish()
+
+    await Tries(Scripted(lambda _: forever(), answer)).end()
+    assert asked_to_stop == [0]
+
+
+@in_virtual_time
 async def test_a_stubborn_try_is_tried_again() -> None:
     """A provider that answers its time-out with an error of its own was silent all the same."""
 
@@ -1040,6 +1055,21 @@ async def test_the_longest_time() -> None:
 
     outcome = await Tries(Scripted(endless), limits=Limits(FIRST, BETWEEN, 10_000, 1 << 30, 100.0)).end()
     assert (outcome.state, outcome.recoverable, outcome.elapsed_seconds) == (StreamState.INTERRUPTED, False, 100.0)
+
+
+@in_virtual_time
+async def test_the_longest_time_lets_a_provider_close() -> None:
+    """An answer whose time is over may take a moment to close, and nobody spins meanwhile."""
+
+    async def slow_to_close(sink: Sink) -> Finish:
+        put(sink, "a")
+        try:
+            return await forever()
+        finally:
+            await asyncio.sleep(1)
+
+    outcome = await Tries(Scripted(slow_to_close), limits=Limits(FIRST, 100.0, 10, 1 << 30, 50.0)).end()
+    assert (outcome.state, outcome.elapsed_seconds) == (StreamState.INTERRUPTED, 51.0)
 
 
 @in_virtual_time
