@@ -71,7 +71,9 @@ class Plan:
         self._burst = pick((1, 4, 6, 8, 12, 20))
         self._pace = pick((0.001, 0.005, 0.02, 0.06))
         self._mixed = random() < 0.1
-        self._rewinds = pick((1, 2, 3)) if random() < 0.15 else 0
+        self._rewinds = pick((1, 2, 3)) if random() < 0.2 else 0
+        self.counts = random() < 0.5
+        """Whether rewinds say how much they withdraw; else clients fetch again what they cannot cut."""
         self._pauses = pick((0.0, 0.0, 0.0, 0.1))
         self._plan_windows()
         self._plan_reader()
@@ -339,7 +341,10 @@ class Answer:
             if at + 1 in self.rewinds:
                 if first < at:
                     self.log.append_bodies(self._bodies[first:at], self._kinds[first:at])
-                self.log.rewind(self.rewinds[at + 1], "retry")
+                if self._world.plan.counts:
+                    self.log.rewind(self.rewinds[at + 1], "retry")
+                else:
+                    self.log.append_bodies(self._bodies[at : at + 1], self._kinds[at : at + 1])
                 first = at + 1
         if first < last:
             self.log.append_bodies(self._bodies[first:last], self._kinds[first:last])
