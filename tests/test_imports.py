@@ -52,7 +52,11 @@ RULE: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (WORDS, WORDS, "Words know nobody."),
     (CORE, (*WORDS, *CORE), "The core imports only words and core."),
     (("config",), (*WORDS, "protocol"), "The configuration is a word too; it makes the core's settings."),
-    (("providers", "providers.*"), (*WORDS, "config", "providers.*"), "A provider can be written knowing only words."),
+    (
+        ("providers", "providers.*"),
+        (*WORDS, "config", "text", "providers.*"),
+        "A provider can be written knowing words.",
+    ),
     (("stores", "stores.*"), (*WORDS, "stores.*"), "So can a store."),
     # The pipeline: producer and connection are tasks of their own, and tasks never import tasks. They meet in the log.
     (("chunklog",), (*WORDS, *CORE, "stores.base"), "The log knows neither who writes nor who reads."),

@@ -31,10 +31,16 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens as the provider counts (and bills) them."""
+    """Tokens as the provider counts (and bills) them.
+
+    ``reasoning_tokens`` are those of the output that went into thinking, ``cached_tokens`` those of the input that were
+    read from a cache; where a provider does not tell, they are ``UNSET``, and in no JSON.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
+    reasoning_tokens: int | msgspec.UnsetType = msgspec.UNSET
+    cached_tokens: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):

@@ -30,10 +30,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 picks a free one")] = 8765
     provider: Annotated[
-        str | None, Meta(description="demo, openai or module:attribute; openai when OPENAI_API_KEY is set, else demo")
+        str | None,
+        Meta(
+            description="a name of docs/providers.md or module:attribute; openai when OPENAI_API_KEY is set, else demo"
+        ),
     ] = None
     model: Annotated[str | None, Meta(description="model to use where a request names none")] = None
-    base_url: Annotated[str | None, Meta(description="an OpenAI-compatible server; OPENAI_BASE_URL otherwise")] = None
+    base_url: Annotated[str | None, Meta(description="where the provider is, if not where its name says")] = None
+    prefill: Annotated[
+        str,
+        Meta(description="how a model is given its answer so far: auto, off or STYLE[:MODELS], see docs/providers.md"),
+    ] = "auto"
     store: Annotated[str, Meta(description="where logs live: sqlite:PATH or memory:")] = "sqlite:wsstream.db"
     durability: Annotated[
         Literal["process", "power"], Meta(description="what stored chunks survive: the end of the process, or of power")

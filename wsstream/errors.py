@@ -231,6 +231,9 @@ class StreamFailure(WsstreamError):
     """The answer ended before its end."""
 
     error_type = ErrorType.INTERNAL_ERROR
+    upstream_request_id: str | None = None
+    upstream_code: str | None = None
+    """The provider's own names of the request that failed and of the reason, for the log: no client is told."""
 
 
 class ProviderError(StreamFailure):

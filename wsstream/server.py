@@ -138,7 +138,7 @@ class Server:
 
     def _open_provider(self, name: str) -> Provider:
         try:
-            return open_provider(name, self.config)
+            return open_provider(name, self.config, later=name != self._default_provider)
         except ConfigError:
             if name == self._default_provider:
                 raise

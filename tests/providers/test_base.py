@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from tests.providers.sinks import ListSink, ask
 from tests.virtual import in_virtual_time, turns
 from wsstream.chunks import ChatRequest, Finish
 from wsstream.config import Config
@@ -19,6 +18,8 @@ from wsstream.providers import PROVIDERS, open_provider
 from wsstream.providers.base import Provider, Sink
 from wsstream.providers.callable import CallableProvider
 from wsstream.providers.demo import DemoProvider
+from wsstream.providers.names import SERVICES
+from wsstream.testing.sinks import ListSink, ask
 
 
 async def endless(request: ChatRequest) -> AsyncIterator[str]:
@@ -40,11 +41,12 @@ LOCAL = [
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_every_provider_of_the_table_can_be_made(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each line of the table leads to something with the methods of a provider."""
-    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    for service in SERVICES.values():
+        monkeypatch.setenv(service.key or "NO_KEY", "k")
 
     @in_virtual_time
     async def scenario() -> None:
-        provider = open_provider(name, Config())
+        provider = open_provider(name, Config(provider=name))
         assert inspect.iscoroutinefunction(provider.answer)
         await provider.close()
 

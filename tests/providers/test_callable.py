@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.providers.sinks import ListSink, ask
 from tests.virtual import in_virtual_time, turns
 from wsstream.chunks import ChatRequest, Delta, Finish, Kind, Usage
 from wsstream.errors import ConfigError
 from wsstream.providers.callable import CallableProvider, adapt
+from wsstream.testing.sinks import ListSink, ask
 
 
 async def greet(request: ChatRequest) -> AsyncIterator[str]:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.providers.sinks import ListSink, ask
 from tests.virtual import START, in_virtual_time
 from wsstream.chunks import ChatMessage, ChatRequest, Finish, Usage
 from wsstream.errors import ProviderError
 from wsstream.providers.demo import BURST, HUMAN_RATE, DemoModel, DemoProvider, parse_model
+from wsstream.testing.sinks import ListSink, ask
 
 
 async def answered(model: str | None, question: str = "hi", sink: ListSink | None = None) -> ListSink:

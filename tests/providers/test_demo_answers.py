@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from tests.providers.sinks import ListSink, ask
 from tests.virtual import in_virtual_time
 from wsstream.providers.demo import DemoProvider
 from wsstream.providers.demo_answers import ANSWERS, WORDS
+from wsstream.testing.sinks import ListSink, ask
 
 
 @pytest.mark.parametrize(

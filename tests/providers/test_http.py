@@ -16,9 +16,9 @@ import httpx2
 import pytest
 import uvloop
 
-from tests.upstream import CHUNKED, LAST, Script, Step, Upstream, chunked, head, playing, whole
 from wsstream.providers import http
 from wsstream.providers.http import finish, http_client, pump
+from wsstream.testing.upstream import CHUNKED, LAST, Script, Step, Upstream, chunked, head, playing, whole
 
 REQUEST, HOLD, RESET = Step.REQUEST, Step.HOLD, Step.RESET
 PATIENCE = 5.0

@@ -15,9 +15,6 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests import upstream as up
-from tests.providers.sinks import ListSink, ask
-from tests.upstream import CHUNKED, LAST, Script, Step, Upstream, chunk, chunked, done, event, failure, playing, usage
 from wsstream.chunklog import ChunkLog
 from wsstream.chunks import ChatMessage, ChatRequest, Delta, Finish, Kind, StreamState, Usage
 from wsstream.config import Config
@@ -34,6 +31,22 @@ from wsstream.errors import (
 from wsstream.producer import Limits, Producer
 from wsstream.providers.openai import DEFAULT_MODEL, OpenAIProvider, make
 from wsstream.stores.memory import MemoryStore
+from wsstream.testing import upstream as up
+from wsstream.testing.sinks import ListSink, ask
+from wsstream.testing.upstream import (
+    CHUNKED,
+    LAST,
+    Script,
+    Step,
+    Upstream,
+    chunk,
+    chunked,
+    done,
+    event,
+    failure,
+    playing,
+    usage,
+)
 
 REQUEST, HOLD, RESET = Step.REQUEST, Step.HOLD, Step.RESET
 PATIENCE = 10.0
@@ -173,7 +186,7 @@ def test_openai_itself_is_asked_by_the_new_name() -> None:
 
     async def scenario() -> None:
         provider = OpenAIProvider("k")
-        arguments = provider._arguments(ChatRequest([], max_tokens=5))
+        arguments = provider._arguments(ChatRequest([], max_tokens=5), "m")
         assert arguments["max_completion_tokens"] == 5
         assert "max_tokens" not in arguments
         await provider.close()
@@ -349,12 +362,15 @@ async def test_fields_nobody_knows_are_ignored() -> None:
         ("401 Unauthorized", ErrorType.PROVIDER_ERROR, False),
         ("403 Forbidden", ErrorType.PROVIDER_ERROR, False),
         ("404 Not Found", ErrorType.PROVIDER_ERROR, False),
-        ("409 Conflict", ErrorType.PROVIDER_ERROR, False),
+        ("402 Payment Required", ErrorType.RATE_LIMIT, False),
+        ("408 Request Timeout", ErrorType.PROVIDER_TIMEOUT, True),
+        ("409 Conflict", ErrorType.PROVIDER_ERROR, True),
         ("422 Unprocessable", ErrorType.PROVIDER_ERROR, False),
         ("429 Too Many Requests", ErrorType.RATE_LIMIT, True),
         ("500 Internal Server Error", ErrorType.PROVIDER_ERROR, True),
         ("502 Bad Gateway", ErrorType.PROVIDER_ERROR, True),
         ("503 Service Unavailable", ErrorType.PROVIDER_ERROR, True),
+        ("504 Gateway Timeout", ErrorType.PROVIDER_TIMEOUT, True),
         ("529 Overloaded", ErrorType.PROVIDER_ERROR, True),
     ],
 )
@@ -391,13 +407,14 @@ async def test_a_filtered_question() -> None:
     assert isinstance(await failed([REQUEST, failure("400 Bad Request", body), HOLD]), ContentFiltered)
 
 
-async def test_the_sdk_tries_again_before_the_first_byte() -> None:
-    """A hiccup before the answer has begun is tried again by the SDK and never seen."""
-    hiccup = up.whole(b"{}", "503 Service Unavailable", Retry_After_Ms="1", Connection="close")
-    async with asking([REQUEST, hiccup], said(chunk("a"), chunk(finish="stop"), done())) as (upstream, provider):
-        sink = ListSink()
-        await provider.answer(ask(), sink)
-        assert (sink.text, len(upstream.seen)) == ("a", 2)
+async def test_nothing_is_tried_again() -> None:
+    """A hiccup before the answer has begun is not tried again here: whoever asks tells people why they wait."""
+    hiccup = failure("503 Service Unavailable", {}, Retry_After="3")
+    async with asking([REQUEST, hiccup, HOLD], said(chunk("a"), chunk(finish="stop"), done())) as (upstream, provider):
+        with pytest.raises(ProviderError) as raised:
+            await provider.answer(ask(), ListSink())
+        assert (raised.value.recoverable, raised.value.retry_after) == (True, 3.0)
+        assert len(upstream.seen) == 1
 
 
 REFUSED = failure("400 Bad Request", {"error": {"message": "Unknown field: stream_options"}}, Connection="close")
@@ -442,7 +459,6 @@ async def test_nobody_listens() -> None:
     async with playing([]) as upstream:
         url = upstream.url
     provider = OpenAIProvider("k", url)
-    provider._client = provider._client.with_options(max_retries=0)
     with pytest.raises(ProviderError) as raised:
         await provider.answer(ask(), ListSink())
     assert (raised.value.recoverable, raised.value.error_type) == (True, ErrorType.PROVIDER_ERROR)
@@ -468,7 +484,6 @@ async def test_an_upstream_out_of_reach() -> None:
 async def test_an_upstream_that_hangs_up(answer: list[Any]) -> None:
     """A connection that ends before the answer begins is a provider_error that is worth another try."""
     async with asking([REQUEST, *answer]) as (_, provider):
-        provider._client = provider._client.with_options(max_retries=0)
         with pytest.raises(ProviderError) as raised:
             await provider.answer(ask(), ListSink())
         assert raised.value.recoverable

@@ -5,34 +5,78 @@ Each line is imported when it is first used: starting with one provider loads no
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from wsstream.chunks import ChatRequest, Finish
 from wsstream.config import Config
 from wsstream.errors import ConfigError
-from wsstream.providers.base import Provider
+from wsstream.providers.base import Provider, Sink
+from wsstream.providers.names import SERVICES, access
 
 PROVIDERS = {
     "demo": "wsstream.providers.demo:make",
-    "openai": "wsstream.providers.openai:make",
+    **{name: service.speaks for name, service in SERVICES.items()},
 }
+"""Names, and the functions that make the providers from a configuration and the name."""
 
 
-def open_provider(name: str, config: Config) -> Provider:
+def open_provider(name: str, config: Config, *, later: bool = False) -> Provider:
     """The provider ``name``: a line of `PROVIDERS`, or ``module:attribute`` of anything that is importable.
+
+    Importing an SDK takes a good part of a second. With ``later`` that is left to a thread, at the first answer:
+    for a server that is already serving others.
 
     Raises:
         ConfigError: it cannot be found, or cannot be made from ``config``.
     """
     if name in PROVIDERS:
-        provider: Provider = _attribute(PROVIDERS[name])(config)
-        return provider
+        return _open_named(name, config, later)
     if ":" not in name or name[0] in ":.":
         known = ", ".join(PROVIDERS)
         raise ConfigError(f"provider: {name!r} is not one of {known}, nor package.module:attribute")
     from wsstream.providers.callable import adapt
 
     return adapt(_attribute(name))
+
+
+def _open_named(name: str, config: Config, later: bool) -> Provider:
+    continues = name in SERVICES and access(name, config, os.environ).prefill.style != "off"  # and sees what is wrong
+
+    def make() -> Provider:
+        provider: Provider = _attribute(PROVIDERS[name])(config, name)
+        return provider
+
+    if later and PROVIDERS[name].partition(":")[0] not in sys.modules:
+        return _Later(make, continues)
+    return make()
+
+
+class _Later:
+    """A provider that is made in a thread, when it is first asked."""
+
+    def __init__(self, make: Callable[[], Provider], continues: bool) -> None:
+        self._make = make
+        self._making: asyncio.Task[Provider] | None = None
+        self.continues = continues
+
+    async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
+        """Answer as what was made."""
+        if self._making is None:
+            self._making = asyncio.get_running_loop().create_task(asyncio.to_thread(self._make))
+        provider = await asyncio.shield(self._making)  # others may wait for it, too
+        return await provider.answer(request, sink)
+
+    async def close(self) -> None:
+        """Close what was made."""
+        if self._making is not None:
+            await asyncio.wait([self._making])
+            if self._making.exception() is None:
+                await self._making.result().close()
 
 
 def _attribute(path: str) -> Any:

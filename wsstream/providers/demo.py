@@ -130,7 +130,7 @@ class _Paced:
         self._resting = None
 
 
-def make(config: Config) -> DemoProvider:
+def make(config: Config, name: str = "demo") -> DemoProvider:
     """The provider for the table in `wsstream.providers`."""
     return DemoProvider()
 

@@ -1,9 +1,9 @@
 """The way to an upstream: an SDK's HTTP client on top, and its response bodies pushed past it.
 
-An SDK does what it is good at (credentials, retries before the first byte, request ids, status errors) up to the
-response's headers. The body does not pass through it: every layer of iterators in between costs more per token than all
-the rest of the way to the viewer (docs/benchmarks.md, "Reading the provider"). So the SDK's client gets a transport of
-ours, HTTP/1.1 on httptools' parser, that hands each read to a callback.
+An SDK does what it is good at (credentials, request ids, status errors) up to the response's headers. The body does not
+pass through it: every layer of iterators in between costs more per token than all the rest of the way to the viewer
+(docs/benchmarks.md, "Reading the provider"). So the SDK's client gets a transport of ours, HTTP/1.1 on httptools'
+parser, that hands each read to a callback.
 
 Where a proxy is configured the SDK keeps its own transport, and `pump` reads that: slower, with the same result.
 """
@@ -31,6 +31,9 @@ MAX_IDLE = 100
 MAX_HEAD = 64 * 1024
 MAX_HELD = 1024 * 1024
 """Bytes of a body kept while nobody takes them; then the upstream has to wait."""
+MAX_ERROR_BYTES = 64 * 1024
+ERROR_TIMEOUT = 2.0
+"""What an SDK reads of the body of an error, at most, and for how many seconds."""
 
 Take = Callable[[bytes], bool]
 """Takes what one read brought; False to be given no more for now."""
@@ -38,11 +41,38 @@ Origin = tuple[str, str, int]
 
 
 def http_client(base_url: str) -> httpx2.AsyncClient:
-    """An HTTP client for an SDK that will talk to ``base_url``."""
+    """An HTTP client for an SDK that will talk to ``base_url``. It follows no redirects: they could lead anywhere."""
     host = httpx2.URL(base_url).host
-    if getproxies().keys() & {"http", "https", "all"} and not proxy_bypass(host):
-        return httpx2.AsyncClient(timeout=TIMEOUT)
-    return httpx2.AsyncClient(timeout=TIMEOUT, transport=_Transport())
+    proxied = getproxies().keys() & {"http", "https", "all"} and not proxy_bypass(host)
+    return httpx2.AsyncClient(
+        timeout=TIMEOUT,
+        transport=None if proxied else _Transport(),
+        headers={"Accept-Encoding": "identity"},
+        event_hooks={"response": [_bound_error]},
+    )
+
+
+async def _bound_error(response: httpx2.Response) -> None:
+    """Keep an SDK from reading an error of any size, for any time, or one that grows as it is unpacked."""
+    if response.status_code >= 300:
+        response.stream = _Bounded(response.stream)
+        response.headers.pop("content-encoding", None)
+
+
+async def read_whole(response: httpx2.Response, limit: int) -> bytes:
+    """The body's first ``limit`` bytes, or all of them where there are fewer.
+
+    Raises:
+        httpx2.TransportError: the connection broke.
+    """
+    body = bytearray()
+
+    def take(data: bytes) -> bool:
+        body.extend(data)
+        return len(body) < limit
+
+    await pump(response, take)
+    return bytes(body[:limit])
 
 
 async def pump(response: httpx2.Response, take: Take) -> bool:
@@ -382,6 +412,29 @@ class _Body(httpx2.AsyncByteStream):
             self._connection.release()
         else:
             self._connection.abort()
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """The beginning of another body."""
+
+    def __init__(self, body: httpx2.SyncByteStream | httpx2.AsyncByteStream) -> None:
+        self._body = cast(httpx2.AsyncByteStream, body)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = MAX_ERROR_BYTES
+        pieces = aiter(self._body)
+        deadline = asyncio.get_running_loop().time() + ERROR_TIMEOUT
+        while left > 0:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    piece = await anext(pieces)
+            except (StopAsyncIteration, TimeoutError, httpx2.TransportError):
+                return  # the status is known, and what came of the body may say more
+            yield piece[:left]
+            left -= len(piece)
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
 
 
 def _head(request: httpx2.Request) -> bytes:

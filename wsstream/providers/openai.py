@@ -5,9 +5,8 @@ The SDK opens the stream; its bytes are read raw and decoded by msgspec (see `ws
 
 from __future__ import annotations
 
+import asyncio
 import json
-import logging
-import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,44 +18,192 @@ import openai
 
 from wsstream.chunks import ChatRequest, Delta, Finish, Kind, Usage
 from wsstream.config import Config
-from wsstream.errors import (
-    ConfigError,
-    ContentFiltered,
-    Interrupted,
-    ProviderError,
-    ProviderRateLimited,
-    ProviderTimeout,
-    StreamFailure,
-)
+from wsstream.errors import ProviderError
 from wsstream.providers.base import Sink
-from wsstream.providers.http import finish, http_client, pump
-from wsstream.providers.sse import SseParser
+from wsstream.providers.failures import of_event, quiet, translated
+from wsstream.providers.http import http_client, read_whole
+from wsstream.providers.names import SERVICES, Prefill, access
+from wsstream.providers.reading import Reading, convert, load_odd, read
+from wsstream.providers.tools import ToolCalls
 
-logger = logging.getLogger(__name__)
-
-OPENAI_URL = "https://api.openai.com/v1"
-DEFAULT_MODEL = "gpt-5.4-mini"
+OPENAI_URL = SERVICES["openai"].url
+DEFAULT_MODEL = SERVICES["openai"].model
 END = b"[DONE]"
-LAST_BYTES_TIMEOUT = 0.05
-"""Seconds to wait, after the end was announced, for the response's own end: only then can its connection be reused."""
+MAX_LIST_BYTES = 8 * 1024 * 1024
+
+OPTIONS = {
+    *("tools", "tool_choice", "parallel_tool_calls", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty"),
+    *("reasoning_effort", "logit_bias", "user", "metadata", "verbosity", "service_tier", "prompt_cache_key"),
+    "safety_identifier",
+}
+"""Further settings of a request that are passed on."""
 
 _REASONS = {"function_call": "tool_calls"}
 _KNOWN_REASONS = ("stop", "length", "content_filter", "tool_calls")
 
 
+def make(config: Config, name: str = "openai") -> OpenAIProvider:
+    """The provider for the table in `wsstream.providers`.
+
+    Raises:
+        ConfigError: there is neither a key nor another server that may not need one.
+    """
+    to = access(name, config, os.environ)
+    return OpenAIProvider(to.key, to.url, model=to.model, prefill=to.prefill)
+
+
+class OpenAIProvider:
+    """The provider ``openai``, and those of its kind."""
+
+    def __init__(
+        self,
+        api_key: str,
+        base_url: str | None = None,
+        *,
+        model: str | None = DEFAULT_MODEL,
+        prefill: Prefill | None = None,
+    ) -> None:
+        """``model`` is asked where a request names none; where neither does, the first that the server lists."""
+        quiet("openai", "httpx2", "httpcore2")
+        url = base_url or OPENAI_URL
+        # Trying again is the producer's business: it tells people why they wait.
+        self._client = openai.AsyncOpenAI(api_key=api_key, base_url=url, http_client=http_client(url), max_retries=0)
+        self._is_openai = self._client.base_url.host == "api.openai.com"
+        self._model = model
+        self._asking_for_model = asyncio.Lock()
+        self._prefill = prefill or Prefill()
+        self._takes_stream_options = True
+        self._create = self._find_create()
+        self.continues = self._prefill.style != "off"
+
+    def _find_create(self) -> Any:
+        return self._client.chat.completions.with_streaming_response.create
+
+    def _reading(self, sink: Sink) -> Reading:
+        return _ChatReading(sink)
+
+    async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
+        """Put the answer as the upstream's reads bring it."""
+        if request.options.get("n") not in (None, 1):
+            raise ProviderError("One answer at a time: n must be 1")
+        with translated(openai):
+            model = request.model or self._model or await self._first_model()
+            async with self._opened(request, model) as response:
+                return await read(response, self._reading(sink), sink)
+
+    async def _first_model(self) -> str:
+        """The first model that the server lists: servers on one's own machine often have just one."""
+        async with self._asking_for_model:
+            if self._model is None:
+                async with self._client.models.with_streaming_response.list() as answer:
+                    body = await read_whole(answer.http_response, MAX_LIST_BYTES)
+                self._model = _first_id(body)
+        return self._model
+
+    @asynccontextmanager
+    async def _opened(self, request: ChatRequest, model: str) -> AsyncIterator[httpx2.Response]:
+        asked = self._takes_stream_options  # another answer may learn meanwhile that they are refused
+        try:
+            async with self._create(**self._arguments(request, model)) as answer:
+                yield answer.http_response
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if not asked or not _is_about_stream_options(error):
+                raise
+            self._takes_stream_options = False  # an older compatible server; from now on it is spared them
+            async with self._create(**self._arguments(request, model)) as answer:
+                yield answer.http_response
+
+    def _arguments(self, request: ChatRequest, model: str) -> dict[str, Any]:
+        arguments: dict[str, Any] = {
+            **{name: value for name, value in request.options.items() if name in OPTIONS},
+            "model": model,
+            "messages": [*msgspec.to_builtins(request.messages), *self._answer_so_far(request, model)],
+            "stream": True,
+            "temperature": request.temperature,
+            "response_format": request.response_format,
+            # OpenAI's newer models refuse the old name, other servers do not know the new one.
+            "max_completion_tokens" if self._is_openai else "max_tokens": request.max_tokens,
+            "stream_options": self._stream_options() if self._takes_stream_options else None,
+        }
+        if request.prefix and self._prefill.style == "vllm":
+            arguments["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
+        return {name: value for name, value in arguments.items() if value is not None}
+
+    def _stream_options(self) -> dict[str, Any] | None:
+        # Padding against observers on the wire: behind TLS it costs more than it gives, and others do not know it.
+        return {"include_usage": True, **({"include_obfuscation": False} if self._is_openai else {})}
+
+    def _answer_so_far(self, request: ChatRequest, model: str) -> list[dict[str, Any]]:
+        if not request.prefix:
+            return []
+        if not self._prefill.suits(model):
+            raise ProviderError("This model cannot go on behind the answer so far")
+        mark = {"prefix": True} if self._prefill.style == "prefix" else {}
+        return [{"role": "assistant", "content": request.prefix, **mark}]
+
+    async def close(self) -> None:
+        """Close the idle connections."""
+        await self._client.close()
+
+
+def _is_about_stream_options(error: openai.APIStatusError) -> bool:
+    return "stream_options" in json.dumps(error.body)
+
+
+def _first_id(body: bytes) -> str:
+    try:
+        return msgspec.json.decode(body, type=_Models).data[0].id
+    except (msgspec.DecodeError, IndexError):
+        raise ProviderError("The model provider lists no models: name one, with --model or in the request") from None
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model] = []
+
+
+# -- the stream
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: Any = None
+
+
+class _Call(msgspec.Struct, gc=False):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
 class _Delta(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
 
 
 class _Choice(msgspec.Struct, gc=False):
+    index: int = 0
     delta: _Delta | None = None
     finish_reason: str | None = None
+
+
+class _Details(msgspec.Struct, gc=False):
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
 
 
 class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    completion_tokens_details: _Details | None = None
+    prompt_tokens_details: _Details | None = None
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -68,91 +215,17 @@ class _Event(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(_Event).decode
 
 
-def make(config: Config) -> OpenAIProvider:
-    """The provider for the table in `wsstream.providers`.
-
-    Raises:
-        ConfigError: there is neither a key nor another server that may not need one.
-    """
-    base_url = config.base_url or os.environ.get("OPENAI_BASE_URL")
-    key = os.environ.get("OPENAI_API_KEY")
-    if not key and not base_url:
-        raise ConfigError("provider openai: set OPENAI_API_KEY, or --base-url to a server that needs no key")
-    return OpenAIProvider(key or "none", base_url)
-
-
-class OpenAIProvider:
-    """The provider ``openai``."""
-
-    def __init__(self, api_key: str, base_url: str | None = None) -> None:
-        client = http_client(base_url or OPENAI_URL)
-        self._client = openai.AsyncOpenAI(api_key=api_key, base_url=base_url or OPENAI_URL, http_client=client)
-        self._is_openai = self._client.base_url.host == "api.openai.com"
-        self._wants_usage = True
-
-    async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
-        """Put the answer as the upstream's reads bring it."""
-        async with _failures_mapped(), self._opened(request) as response:
-            reading = _Reading(sink)
-            while await pump(response, reading.take) and not reading.ended:
-                await sink.wait_room()
-            await finish(response, LAST_BYTES_TIMEOUT)
-            return reading.finish()
-
-    @asynccontextmanager
-    async def _opened(self, request: ChatRequest) -> AsyncIterator[httpx2.Response]:
-        create = self._client.chat.completions.with_streaming_response.create
-        asked_usage = self._wants_usage  # another answer may learn meanwhile that it is not to be asked
-        try:
-            async with create(**self._arguments(request)) as answer:
-                yield answer.http_response
-        except openai.BadRequestError as error:
-            if not asked_usage or "stream_options" not in str(error):
-                raise
-            self._wants_usage = False  # an older compatible server; from now on it is not asked
-            async with create(**self._arguments(request)) as answer:
-                yield answer.http_response
-
-    def _arguments(self, request: ChatRequest) -> dict[str, Any]:
-        arguments: dict[str, Any] = {
-            "model": request.model or DEFAULT_MODEL,
-            "messages": msgspec.to_builtins(request.messages),
-            "stream": True,
-            "temperature": request.temperature,
-            "response_format": request.response_format,
-            # OpenAI's newer models refuse the old name, other servers do not know the new one.
-            "max_completion_tokens" if self._is_openai else "max_tokens": request.max_tokens,
-            "stream_options": {"include_usage": True} if self._wants_usage else None,
-        }
-        return {name: value for name, value in arguments.items() if value is not None}
-
-    async def close(self) -> None:
-        """Close the idle connections."""
-        await self._client.close()
-
-
-class _Reading:
+class _ChatReading(Reading):
     """What one response has said so far."""
 
-    __slots__ = ("_parser", "_reason", "_sink", "_usage", "ended")
+    __slots__ = ("_calls", "_reason", "_refused", "_usage")
 
     def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self._parser = SseParser()
+        super().__init__(sink)
         self._reason: str | None = None
+        self._refused = False
         self._usage: Usage | None = None
-        self.ended = False
-
-    def take(self, data: bytes) -> bool:
-        """Put the deltas in what one read brought; whether to go on reading."""
-        deltas: list[Delta] = []
-        try:
-            self._take_events(data, deltas)
-        except StreamFailure:
-            if deltas:  # what came before the failure counts
-                self._sink.put(deltas)
-            raise
-        return (not deltas or self._sink.put(deltas)) and not self.ended
+        self._calls: ToolCalls | None = None
 
     def _take_events(self, data: bytes, deltas: list[Delta]) -> None:
         for payload in self._parser.feed(data):
@@ -163,94 +236,78 @@ class _Reading:
                 event = _decode(payload)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 event = _read_odd_event(payload)
-            self._take_event(event, deltas)
+            for choice in event.choices:
+                self._take_choice(choice, deltas)
+            if event.usage is not None:
+                self._usage = _usage(event.usage)
+            if event.error is not None:
+                raise of_event(event.error)
 
-    def _take_event(self, event: _Event, deltas: list[Delta]) -> None:
-        for choice in event.choices:
-            delta = choice.delta
-            if delta is not None:
-                if delta.reasoning_content:
-                    deltas.append(Delta(delta.reasoning_content, Kind.REASONING))
-                if delta.content:
-                    deltas.append(Delta(delta.content))
-            if choice.finish_reason is not None:
-                self._reason = choice.finish_reason
-        if event.usage is not None:
-            self._usage = Usage(event.usage.prompt_tokens, event.usage.completion_tokens)
-        if event.error is not None:
-            raise _failure_in_stream(event.error)
+    def _take_choice(self, choice: _Choice, deltas: list[Delta]) -> None:
+        if choice.index:
+            return  # another answer, that nobody has asked for
+        delta = choice.delta
+        if delta is not None:
+            thought = delta.reasoning_content or delta.reasoning  # the same by two names
+            if thought:
+                deltas.append(Delta(thought, Kind.REASONING))
+            if delta.content:
+                deltas.append(Delta(delta.content))
+            if delta.refusal:
+                self._refused = True
+                deltas.append(Delta(delta.refusal))
+            if delta.tool_calls or delta.function_call:
+                self._take_calls(delta, deltas)
+        if choice.finish_reason is not None:
+            self._reason = choice.finish_reason
+
+    def _take_calls(self, delta: _Delta, deltas: list[Delta]) -> None:
+        if self._calls is None:
+            self._calls = ToolCalls()
+        calls = delta.tool_calls or [_Call(0, None, delta.function_call)]
+        for call in calls:
+            function = call.function or _Function()
+            self._calls.take(deltas, call.index, call.id, function.name, function.arguments)
+
+    @property
+    def complete(self) -> bool:
+        """A finish reason will do: not every server sends the end marker."""
+        return self.ended or self._reason is not None
 
     def finish(self) -> Finish:
-        """The end of the answer.
-
-        Raises:
-            Interrupted: it has no end: neither a finish reason nor the end marker came.
-        """
-        if self._reason is None and not self.ended:
-            raise Interrupted("The model provider broke off its answer")
-        reason = _REASONS.get(self._reason or "stop", self._reason or "stop")
+        """The reason by our names; servers have many of their own."""
+        if self._refused:
+            return Finish("content_filter", self._usage)
+        reason = self._reason or ("tool_calls" if self._calls else "stop")
+        reason = _REASONS.get(reason, reason)
         return Finish(reason if reason in _KNOWN_REASONS else "stop", self._usage)
 
 
+def _usage(usage: _Usage) -> Usage:
+    output, given = usage.completion_tokens_details or _Details(), usage.prompt_tokens_details or _Details()
+    return Usage(
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        msgspec.UNSET if output.reasoning_tokens is None else output.reasoning_tokens,
+        msgspec.UNSET if given.cached_tokens is None else given.cached_tokens,
+    )
+
+
 def _read_odd_event(payload: bytes) -> _Event:
-    """What msgspec refuses with good reason and a stream must survive: lone surrogates, broken UTF-8."""
-    try:
-        return msgspec.convert(json.loads(payload.decode("utf-8", "replace")), _Event)
-    except (ValueError, RecursionError) as error:
-        raise ProviderError("The model provider sent something unreadable", recoverable=True) from error
+    fields = load_odd(payload)
+    choices = fields.get("choices") if isinstance(fields, dict) else None
+    for choice in choices if isinstance(choices, list) else []:
+        delta = choice.get("delta") if isinstance(choice, dict) else None
+        if isinstance(delta, dict) and isinstance(delta.get("content"), list):
+            _flatten(delta)
+    event: _Event = convert(fields, _Event)
+    return event
 
 
-# -- failures
-
-
-@asynccontextmanager
-async def _failures_mapped() -> AsyncIterator[None]:
-    """The one seam where the SDK's and aiohttp's exceptions become ours. Users never read a provider's own words."""
-    try:
-        yield
-    except openai.APIError as error:
-        logger.warning("upstream failed: %s, request %s", _describe(error), getattr(error, "request_id", None))
-        raise _failure_of(error) from error
-    except httpx2.TransportError as error:
-        logger.warning("upstream broke off: %r", error)
-        raise Interrupted("The connection to the model provider was lost") from error
-
-
-def _describe(error: openai.APIError) -> str:
-    # Never the body: it may repeat the prompt, or a key.
-    return f"{type(error).__name__} {getattr(error, 'status_code', '')} code={error.code!r}"
-
-
-def _failure_of(error: openai.APIError) -> StreamFailure:
-    if error.code == "content_filter":
-        return ContentFiltered()
-    if isinstance(error, openai.APITimeoutError):
-        return ProviderTimeout("The model provider cannot be reached in time")
-    if isinstance(error, openai.APIConnectionError):
-        return ProviderError("The model provider cannot be reached", recoverable=True)
-    if isinstance(error, openai.RateLimitError):
-        return ProviderRateLimited(retry_after=_retry_after(error.response.headers.get("retry-after")))
-    if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-        return ProviderError("The model provider does not accept this server's credentials")
-    if isinstance(error, openai.InternalServerError):
-        return ProviderError("The model provider is having trouble", recoverable=True)
-    return ProviderError("The model provider refused the request")
-
-
-def _failure_in_stream(error: Any) -> StreamFailure:
-    """An error that came inside an answer which had begun well."""
-    code = error.get("code") or error.get("type") if isinstance(error, dict) else None
-    logger.warning("upstream reported an error in the stream: code=%r", code)
-    if code == "content_filter":
-        return ContentFiltered()
-    if code in ("rate_limit_exceeded", 429):
-        return ProviderRateLimited()
-    return ProviderError("The model provider failed in the middle of its answer", recoverable=True)
-
-
-def _retry_after(value: str | None) -> float | None:
-    try:
-        seconds = float(value or "nan")
-    except ValueError:
-        return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+def _flatten(delta: dict[str, Any]) -> None:
+    """Content in typed parts, as Mistral's thinking models send it, to text and thoughts."""
+    parts = [part for part in delta["content"] if isinstance(part, dict)]
+    if len(parts) == len(delta["content"]):
+        delta["content"] = "".join(str(part.get("text", "")) for part in parts if part.get("type") == "text")
+        thoughts = [inner for part in parts for inner in part.get("thinking") or [] if isinstance(inner, dict)]
+        delta["reasoning_content"] = "".join(str(inner.get("text", "")) for inner in thoughts)

@@ -1,9 +1,4 @@
-"""A scripted upstream: a server on loopback that plays, for every connection, a list of bytes, waits and ends.
-
-A script is a list of steps. Bytes are written, with backpressure, so that `Seen.written` stays small where the client
-does not read; a number is seconds to wait; an `asyncio.Event` is waited for; `Step` names the rest. It begins anew with
-every request on a connection (`Step.REQUEST` waits for one), and what follows the last step is a plain close.
-"""
+"""The server: it plays a script to every connection."""
 
 from __future__ import annotations
 
@@ -12,10 +7,10 @@ import json
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from enum import Enum
-from typing import Any
+from typing import Any, Union
 
 
 class Step(Enum):
@@ -23,11 +18,13 @@ class Step(Enum):
 
     REQUEST = "read one request, head and body"
     HALF_CLOSE = "send the end, go on reading"
+    CLOSE = "close"
     RESET = "close with RST"
     HOLD = "wait until the client closes"
 
 
-Script = Sequence[bytes | float | asyncio.Event | Step]
+Act = Union[bytes, float, asyncio.Event, Step, "Choose"]
+Script = Iterable[Act]
 
 
 class Seen:
@@ -37,6 +34,8 @@ class Seen:
         self.requests: list[bytes] = []
         self.written = 0
         """Bytes that left for the client."""
+        self.writes = 0
+        """Writes that did."""
         self.closed = asyncio.Event()
         self.closed_at: float | None = None
         """When the client's close was noticed; of ``time.monotonic()``."""
@@ -46,12 +45,22 @@ class Seen:
         """The last request's JSON."""
         return json.loads(self.requests[-1].partition(b"\r\n\r\n")[2])
 
+    @property
+    def path(self) -> str:
+        """The last request's path."""
+        return self.requests[-1].split(b" ", 2)[1].decode("latin-1")
+
+
+Choose = Callable[[Seen], Script]
+"""What goes on as the request wants it."""
+
 
 class Upstream:
     """The server. ``script`` is asked for every connection, with its number from 0."""
 
     def __init__(self, script: Callable[[int], Script]) -> None:
         self._script = script
+        self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
         self.seen: list[Seen] = []
@@ -59,8 +68,18 @@ class Upstream:
 
     @property
     def url(self) -> str:
-        """As an SDK wants it."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        """As the openai SDK wants it."""
+        return f"{self.root}/v1"
+
+    @property
+    def root(self) -> str:
+        """As the anthropic SDK wants it."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self, port: int = 0) -> None:
+        """Listen, on loopback."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, backlog=1024)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -71,35 +90,44 @@ class Upstream:
         self.seen.append(seen)
         writer.transport.set_write_buffer_limits(0)
         try:
-            for step in self._script(len(self.seen) - 1):
-                await _play(step, seen, reader, writer)
+            await _play(self._script(len(self.seen) - 1), seen, reader, writer)
         except (OSError, asyncio.IncompleteReadError):
             _note_close(seen)
+        except asyncio.CancelledError:
+            return  # by `close`; asyncio's own callback would make a fuss about it
         finally:
             writer.close()
 
     async def close(self) -> None:
         """Stop what still plays."""
+        if self._server is not None:
+            self._server.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-async def _play(
-    step: bytes | float | asyncio.Event | Step, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    if isinstance(step, bytes):
-        for start in range(0, len(step), 65536):
-            part = step[start : start + 65536]
-            writer.write(part)
-            await writer.drain()
-            seen.written += len(part)
-    elif isinstance(step, asyncio.Event):
-        await step.wait()
-    elif isinstance(step, Step):
-        await _play_step(step, seen, reader, writer)
-    else:
-        await asyncio.sleep(step)
+async def _play(script: Script, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    for step in script:
+        if isinstance(step, bytes):
+            await _write(step, seen, writer)
+        elif isinstance(step, asyncio.Event):
+            await step.wait()
+        elif isinstance(step, Step):
+            await _play_step(step, seen, reader, writer)
+        elif callable(step):
+            await _play(step(seen), seen, reader, writer)
+        else:
+            await asyncio.sleep(step)
+
+
+async def _write(data: bytes, seen: Seen, writer: asyncio.StreamWriter) -> None:
+    for start in range(0, len(data), 65536):
+        part = data[start : start + 65536]
+        writer.write(part)
+        await writer.drain()
+        seen.written += len(part)
+        seen.writes += 1
 
 
 async def _play_step(step: Step, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -107,6 +135,8 @@ async def _play_step(step: Step, seen: Seen, reader: asyncio.StreamReader, write
         seen.requests.append(await _read_request(reader))
     elif step is Step.HALF_CLOSE:
         writer.write_eof()
+    elif step is Step.CLOSE:
+        writer.close()
     elif step is Step.RESET:
         plain: socket.socket = writer.get_extra_info("socket")
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -135,12 +165,10 @@ async def _read_request(reader: asyncio.StreamReader) -> bytes:
 async def playing(*scripts: Script) -> AsyncIterator[Upstream]:
     """An upstream that plays the first script to the first connection, and so on; the last one to all that follow."""
     upstream = Upstream(lambda number: scripts[min(number, len(scripts) - 1)])
-    server = await asyncio.start_server(upstream._serve, "127.0.0.1", 0, backlog=1024)
-    upstream.port = server.sockets[0].getsockname()[1]
+    await upstream.start()
     try:
         yield upstream
     finally:
-        server.close()
         await upstream.close()
 
 
@@ -165,32 +193,3 @@ def chunked(*pieces: bytes) -> bytes:
 
 CHUNKED = head(Transfer_Encoding="chunked", Content_Type="text/event-stream")
 LAST = b"0\r\n\r\n"
-
-
-# -- what OpenAI and those who copy it say
-
-
-def event(fields: Any) -> bytes:
-    """One server-sent event."""
-    return b"data: " + json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n\n"
-
-
-def chunk(text: str | None = None, finish: str | None = None, **delta: Any) -> bytes:
-    """A piece of an answer."""
-    content = {} if text is None else {"content": text}
-    return event({"id": "c", "choices": [{"index": 0, "delta": {**content, **delta}, "finish_reason": finish}]})
-
-
-def usage(prompt: int, completion: int) -> bytes:
-    """The event that follows the last choice."""
-    return event({"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": completion}})
-
-
-def done() -> bytes:
-    """The end marker."""
-    return b"data: [DONE]\n\n"
-
-
-def failure(status: str, body: Any, **headers: str) -> bytes:
-    """An answer that is an error; the SDK is told not to try again by itself."""
-    return whole(json.dumps(body).encode(), status, X_Should_Retry="false", **headers)
