@@ -1,7 +1,10 @@
-"""What every store must do, as checks to run over one::
+"""What every store and every provider must do, as checks to run over one::
 
     async def test_my_store(tmp_path):
         await check_store(lambda place: MyStore(tmp_path / place))
+
+    async def test_my_provider():
+        await check_provider(my_function)
 
 They need no test framework; one that fails raises AssertionError with what was expected.
 """
@@ -10,10 +13,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
-from wsstream.chunks import Kind, Outcome, Receipt, StreamState, Usage
-from wsstream.errors import StoreError
+import msgspec
+
+from wsstream.chunks import ChatMessage, ChatRequest, Finish, Kind, Outcome, Receipt, StreamState, Usage
+from wsstream.errors import StoreError, StreamFailure
+from wsstream.providers.base import Provider
+from wsstream.providers.callable import adapt
 from wsstream.stores.base import Store, StoredLog, StoredMessage, StreamRecord, StreamSummary
+from wsstream.testing.sinks import ListSink
 
 Make = Callable[[str], Store]
 """Makes a store, not opened yet, at a place of that name; the same name is the same place."""
@@ -325,3 +334,112 @@ CHECKS: list[Callable[[Bench], Awaitable[None]]] = [
     closing_writes_what_is_pending,
 ]
 """All checks, for whoever wants to run them one by one."""
+
+
+# -- providers
+
+PATIENCE = 10.0
+"""Seconds that a provider gets for each step of a check."""
+REASONS = ("stop", "length", "content_filter", "tool_calls")
+MOST_AT_ONCE = 4096
+"""Deltas that a provider may put before it looks whether there is room: what one read of an upstream may bring."""
+
+
+async def check_provider(target: Any, request: ChatRequest | None = None) -> None:
+    """Hold a provider to `wsstream.providers.base.Provider`.
+
+    ``target`` is what ``--provider module:attribute`` may name: an async generator function, a provider, or what makes
+    one. It is asked ``request`` several times, also at once, and has to answer it with three deltas or more.
+
+    Raises:
+        AssertionError: it does not keep it.
+    """
+    provider = adapt(target)
+    request = request or ChatRequest([ChatMessage("user", "Say a few words.")])
+    try:
+        for check in PROVIDER_CHECKS:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await check(provider, request)
+            except TimeoutError:
+                raise AssertionError(f"{check.__name__}: it takes longer than {PATIENCE:g} seconds") from None
+    finally:
+        await provider.close()
+
+
+async def _answered(provider: Provider, request: ChatRequest) -> tuple[ListSink, Finish]:
+    sink = ListSink()
+    try:
+        finish = await provider.answer(request, sink)
+    except StreamFailure as failure:
+        raise AssertionError(f"it answers this request, but: {failure.error_type}: {failure}") from failure
+    expect(len(sink.deltas) >= 3, f"it answers with three deltas or more, got {len(sink.deltas)}")
+    return sink, finish
+
+
+async def an_answer_has_an_end(provider: Provider, request: ChatRequest) -> None:
+    """It puts deltas that are not empty, and returns a `Finish` with a reason that clients know."""
+    sink, finish = await _answered(provider, request)
+    expect(isinstance(finish, Finish), f"it returns a Finish, got {finish!r}")
+    expect(finish.reason in REASONS, f"its reason is one of {', '.join(REASONS)}, got {finish.reason!r}")
+    count = len(sink.deltas)
+    await asyncio.sleep(0.05)
+    expect(len(sink.deltas) == count, "it puts nothing behind its end")
+
+
+async def calls_are_lines(provider: Provider, request: ChatRequest) -> None:
+    """What it puts of a tool's call is one line of JSON, with its newline."""
+    sink, _ = await _answered(provider, request)
+    for delta in sink.deltas:
+        if delta.kind is Kind.TOOL_CALL:
+            expect(delta.content.endswith("\n") and delta.content.count("\n") == 1, f"one line: {delta.content!r}")
+            fields = msgspec.json.decode(delta.content)
+            expect(isinstance(fields, dict) and "index" in fields, f"a call has an index: {delta.content!r}")
+
+
+async def it_waits_for_room(provider: Provider, request: ChatRequest) -> None:
+    """Without room it puts nothing more, but for what it had read already; with room it goes on where it was."""
+    sink = ListSink(room=1)
+    task = asyncio.create_task(provider.answer(request, sink))
+    while not sink.waits and not task.done():  # noqa: ASYNC110 - a sink has no event for it
+        await asyncio.sleep(0.002)
+    # Where all of an answer came with one read, there is nothing to wait for.
+    asked = sink.waits or len(sink.puts) < 3
+    expect(bool(asked), "it waits where there is no room: await sink.give_way() or sink.wait_room()")
+    count = len(sink.deltas)
+    await asyncio.sleep(0.05)
+    expect(len(sink.deltas) == count <= MOST_AT_ONCE, f"it puts nothing without room, got {len(sink.deltas)}")
+    sink.give()
+    await task
+
+
+async def a_cancel_ends_it(provider: Provider, request: ChatRequest) -> None:
+    """Cancelled, it ends soon and as cancelled, puts nothing more, and can be asked again."""
+    sink = ListSink(room=1)
+    task = asyncio.create_task(provider.answer(request, sink))
+    while not sink.deltas and not task.done():  # noqa: ASYNC110 - a sink has no event for it
+        await asyncio.sleep(0.002)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait([task])
+        expect(task.cancelled(), "a cancelled answer ends with CancelledError")
+    count = len(sink.deltas)
+    await asyncio.sleep(0.05)
+    expect(len(sink.deltas) == count, "it puts nothing after a cancel")
+    await _answered(provider, request)
+
+
+async def answers_do_not_meet(provider: Provider, request: ChatRequest) -> None:
+    """Several answers at once are each whole."""
+    answers = await asyncio.gather(*(_answered(provider, request) for _ in range(3)))
+    expect(all(isinstance(finish, Finish) for _, finish in answers), "each has its own end")
+
+
+PROVIDER_CHECKS: list[Callable[[Provider, ChatRequest], Awaitable[None]]] = [
+    an_answer_has_an_end,
+    calls_are_lines,
+    it_waits_for_room,
+    a_cancel_ends_it,
+    answers_do_not_meet,
+]
+"""All checks of providers."""

@@ -1,4 +1,4 @@
-"""A sink for provider tests."""
+"""A sink that keeps what a provider puts, for tests of providers."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def half_closed(shape: Shape, load: Load) -> Script:
 def half_event(shape: Shape, load: Load) -> Script:
     """an end that is cut off in its middle"""
     yield from _begun(shape, load)
-    yield chunked(shape.end()[:-40])
+    yield chunked(shape.end().partition(b"\n\n")[0][:-5])
     yield LAST
 
 
