@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 import uvloop
 from hypothesis import HealthCheck, given, settings
@@ -29,6 +30,7 @@ from wsstream.errors import (
     StreamFailure,
 )
 from wsstream.producer import Limits, Producer
+from wsstream.providers.names import Prefill
 from wsstream.providers.openai import DEFAULT_MODEL, OpenAIProvider, make
 from wsstream.stores.memory import MemoryStore
 from wsstream.testing import upstream as up
@@ -619,3 +621,189 @@ async def test_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
             finish = await provider.answer(ask(), sink)
         assert (sink.text, finish.reason) == ("0123456789", "stop")
         await provider.close()
+
+
+# -- options, tools and the answer so far
+
+
+def _asked(request: ChatRequest, **settings: Any) -> dict[str, Any]:
+    """What a provider with these settings asks of its upstream."""
+
+    async def scenario() -> dict[str, Any]:
+        async with asking(said(chunk(finish="stop"), done())) as (upstream, _):
+            provider = OpenAIProvider("k", upstream.url, **settings)
+            await provider.answer(request, ListSink())
+            await provider.close()
+            body: dict[str, Any] = upstream.seen[0].body
+            return body
+
+    return asyncio.run(scenario())
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def test_options_are_passed_on() -> None:
+    """Known settings go out as they are; unknown ones are left out, and none replaces what we ask for."""
+    options = {
+        "tools": [TOOL],
+        "tool_choice": "auto",
+        "top_p": 0.5,
+        "stop": ["x"],
+        "seed": 7,
+        "reasoning_effort": "low",
+    }
+    body = _asked(ChatRequest([], "m", options={**options, "n": 1, "mystery": 1, "stream": False, "model": "other"}))
+    assert {name: body[name] for name in options} == options
+    assert (body["stream"], body["model"]) == (True, "m")
+    assert not {"mystery", "n"} & body.keys()
+
+
+def test_tool_messages_are_passed_on() -> None:
+    """Calls of tools and their results are turns like others."""
+    turns = [ChatMessage("assistant", None, tool_calls=[CALL]), ChatMessage("tool", "42", tool_call_id="c1")]
+    assert _asked(ChatRequest(turns))["messages"] == [
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "42", "tool_call_id": "c1"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("style", "last", "more"),
+    [
+        ("assistant", {"role": "assistant", "content": "so far "}, {}),
+        ("prefix", {"role": "assistant", "content": "so far ", "prefix": True}, {}),
+        (
+            "vllm",
+            {"role": "assistant", "content": "so far "},
+            {"continue_final_message": True, "add_generation_prompt": False},
+        ),
+    ],
+)
+def test_the_answer_so_far(style: str, last: dict[str, Any], more: dict[str, Any]) -> None:
+    """A model goes on behind its answer so far in the way that its server understands."""
+    body = _asked(ChatRequest([ChatMessage("user", "hi")], prefix="so far "), prefill=Prefill(style))
+    assert body["messages"][1:] == [last]
+    assert {name: body[name] for name in more} == more
+    without = _asked(ChatRequest([ChatMessage("user", "hi")]), prefill=Prefill(style))
+    assert len(without["messages"]) == 1
+    assert not more.keys() & without.keys()
+
+
+async def test_who_cannot_go_on_says_so() -> None:
+    """Of a provider that does not continue, or a model that does not, a prefix is refused before anybody is asked."""
+    for prefill in (Prefill(), Prefill("assistant", ("other-*",))):
+        async with playing([]) as upstream:
+            provider = OpenAIProvider("k", upstream.url, prefill=prefill)
+            assert provider.continues is (prefill.style != "off")
+            with pytest.raises(ProviderError, match="cannot go on"):
+                await provider.answer(ChatRequest([], "m", prefix="a"), ListSink())
+            assert upstream.seen == []
+            await provider.close()
+
+
+async def test_only_openai_is_asked_for_no_padding() -> None:
+    """Padding of events is switched off where it exists; other servers do not know the setting."""
+    openai, other = OpenAIProvider("k"), OpenAIProvider("k", "http://127.0.0.1:9/v1")
+    assert openai._arguments(ask(), "m")["stream_options"] == {"include_usage": True, "include_obfuscation": False}
+    assert other._arguments(ask(), "m")["stream_options"] == {"include_usage": True}
+    await openai.close()
+    await other.close()
+
+
+async def test_a_server_without_a_named_model_is_asked_for_its_first() -> None:
+    """Where nobody names a model, the first that the server lists is asked; the list is read once."""
+    models = up.whole(b'{"data": [{"id": "local"}, {"id": "other"}]}', Content_Type="application/json")
+    answers: Script = [part for _ in range(3) for part in (REQUEST, CHUNKED, chunked(chunk("a"), done()), LAST)]
+    async with playing([REQUEST, models, *answers, HOLD], [*answers, HOLD]) as upstream:
+        provider = OpenAIProvider("k", upstream.url, model=None)
+        await provider.answer(ask(), ListSink())
+        await asyncio.gather(*(provider.answer(ask(), ListSink()) for _ in range(2)))
+        requests = [request for seen in upstream.seen for request in seen.requests]
+        assert [request.split(b" ")[1] for request in requests].count(b"/v1/models") == 1
+        bodies = [json.loads(r.partition(b"\r\n\r\n")[2]) for r in requests if r.startswith(b"POST")]
+        assert [body["model"] for body in bodies] == ["local"] * 3
+        await provider.close()
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"oops", b'{"data": [{"name": "x"}]}'])
+async def test_a_server_that_lists_no_model(body: bytes) -> None:
+    """Where a server does not say what it has, a model has to be named."""
+    async with asking([REQUEST, up.whole(body), HOLD]) as (upstream, _):
+        provider = OpenAIProvider("k", upstream.url, model=None)
+        with pytest.raises(ProviderError, match="name one"):
+            await provider.answer(ask(), ListSink())
+        await provider.close()
+
+
+# -- other dialects
+
+
+async def test_thoughts_by_another_name() -> None:
+    """OpenRouter's name for thoughts is understood, and what comes by both names comes once."""
+    sink, _ = await answered(said(chunk(reasoning="hm"), chunk(reasoning="so", reasoning_content="so"), done()))
+    assert sink.deltas == [Delta("hm", Kind.REASONING), Delta("so", Kind.REASONING)]
+
+
+async def test_content_in_parts() -> None:
+    """Content that comes as a list of typed parts, thoughts among them, is text and thoughts."""
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+        {"type": "text", "text": "a"},
+        {"type": "text", "text": "b"},
+    ]
+    sink, _ = await answered(said(chunk(content=parts), chunk("c", "stop"), done()))
+    assert (sink.reasoning, sink.text) == ("hm", "abc")
+
+
+async def test_a_refusal_is_text_and_a_reason() -> None:
+    """What a model says when it refuses is shown, and the end says that it did."""
+    sink, finish = await answered(said(chunk(refusal="I will "), chunk(refusal="not"), chunk(finish="stop"), done()))
+    assert (sink.text, finish.reason) == ("I will not", "content_filter")
+
+
+async def test_the_old_way_to_call_a_function() -> None:
+    """A function's call as it was before tools is a call."""
+    sink, finish = await answered(
+        said(
+            chunk(function_call={"name": "f", "arguments": ""}),
+            chunk(function_call={"arguments": "{}"}),
+            chunk(finish="function_call"),
+        )
+    )
+    assert [delta.content for delta in sink.deltas] == [
+        '{"index":0,"id":"call_0","name":"f"}\n',
+        '{"index":0,"arguments":"{}"}\n',
+    ]
+    assert finish.reason == "tool_calls"
+
+
+async def test_other_answers_are_left_out() -> None:
+    """Where a server sends more than one answer, the first is the answer."""
+    other = event({"choices": [{"index": 1, "delta": {"content": "x"}, "finish_reason": "length"}]})
+    sink, finish = await answered(said(chunk("a"), other, chunk("b", "stop"), other, done()))
+    assert (sink.text, finish.reason) == ("ab", "stop")
+
+
+async def test_what_thinking_and_caching_saved() -> None:
+    """Tokens of thinking and of the cache are told where a server tells them, and nothing is where it does not."""
+    told = {
+        "prompt_tokens": 9,
+        "completion_tokens": 5,
+        "completion_tokens_details": {"reasoning_tokens": 4},
+        "prompt_tokens_details": {"cached_tokens": 8},
+    }
+    _, finish = await answered(said(chunk("a", "stop"), event({"choices": [], "usage": told}), done()))
+    assert finish.usage == Usage(9, 5, 4, 8)
+    assert msgspec.to_builtins(Usage(9, 5)) == {"input_tokens": 9, "output_tokens": 5}
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "422 Unprocessable Entity"])
+async def test_every_way_to_refuse_stream_options(status: str) -> None:
+    """Servers that check what they are sent refuse with one status or the other, somewhere in the body."""
+    refused = failure(status, {"detail": [{"loc": ["body", "stream_options"], "msg": "extra"}]}, Connection="close")
+    async with asking([REQUEST, refused], said(chunk("a", "stop"), done())) as (upstream, provider):
+        sink = ListSink()
+        await provider.answer(ask(), sink)
+        assert (sink.text, len(upstream.seen)) == ("a", 2)
