@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from openai._streaming import SSEDecoder
 
 from wsstream.errors import ProviderError
 from wsstream.providers import sse
@@ -96,6 +97,33 @@ def test_it_agrees_byte_by_byte(data: bytes) -> None:
 def test_it_agrees_on_any_bytes(data: bytes, places: list[int]) -> None:
     """No bytes break the parser."""
     assert parsed(*cut(data, places)) == reference(data)
+
+
+TEXTS = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=12), max_size=4)
+
+
+def independent(data: bytes) -> list[str]:
+    """What a parser that others wrote makes of a whole stream: the openai SDK's."""
+    return [event.data for event in SSEDecoder().iter_bytes(iter([data.removeprefix(BOM)]))]
+
+
+@given(
+    st.lists(st.tuples(TEXTS, st.sampled_from(["", "event: e", ": ping", "id: 7", "retry: 5"])), max_size=5),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.booleans(),
+    st.lists(st.integers(0, 2000), max_size=8),
+)
+@example([(["日本", "👋", ""], ": ping")], "\r\n", True, [1, 2, 5, 9, 12, 13, 14, 15, 16, 17, 18])
+@example([(["x" * 70_000], "")], "\r", False, [65_536])
+def test_it_agrees_with_a_parser_of_others(
+    events: list[tuple[list[str], str]], end: str, marked: bool, places: list[int]
+) -> None:
+    """The SDK reads the same from any text, whatever its line ends, comments and marks, wherever it is cut."""
+    blocks = [[*([other] if other else []), *(f"data: {text}" for text in texts), ""] for texts, other in events]
+    data = ("\ufeff" * marked + "".join(line + end for block in blocks for line in block)).encode()
+    found = [event.decode() for event in parsed(*cut(data, places))]
+    # A block without any data is an event for the SDK if it has a name or an id; the standard drops it.
+    assert [text for text in found if text] == [text for text in independent(data) if text]
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])

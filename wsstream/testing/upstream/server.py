@@ -91,7 +91,7 @@ class Upstream:
         writer.transport.set_write_buffer_limits(0)
         try:
             await _play(self._script(len(self.seen) - 1), seen, reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError, RuntimeError):  # the last is uvloop's, of a closed transport
             _note_close(seen)
         except asyncio.CancelledError:
             return  # by `close`; asyncio's own callback would make a fuss about it
