@@ -39,7 +39,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     base_url: Annotated[str | None, Meta(description="where the provider is, if not where its name says")] = None
     prefill: Annotated[
         str,
-        Meta(description="how a model is given its answer so far: auto, off or STYLE[:MODELS], see docs/providers.md"),
+        Meta(
+            pattern=r"^(auto|off|(assistant|prefix|vllm)(:.+)?)$",
+            description="how a model is given its answer so far: auto, off or STYLE[:MODELS], see docs/providers.md",
+        ),
     ] = "auto"
     store: Annotated[str, Meta(description="where logs live: sqlite:PATH or memory:")] = "sqlite:wsstream.db"
     durability: Annotated[

@@ -188,7 +188,7 @@ def test_openai_itself_is_asked_by_the_new_name() -> None:
 
     async def scenario() -> None:
         provider = OpenAIProvider("k")
-        arguments = provider._arguments(ChatRequest([], max_tokens=5), "m")
+        arguments = provider._body(ChatRequest([], max_tokens=5), "m")
         assert arguments["max_completion_tokens"] == 5
         assert "max_tokens" not in arguments
         await provider.close()
@@ -706,8 +706,8 @@ async def test_who_cannot_go_on_says_so() -> None:
 async def test_only_openai_is_asked_for_no_padding() -> None:
     """Padding of events is switched off where it exists; other servers do not know the setting."""
     openai, other = OpenAIProvider("k"), OpenAIProvider("k", "http://127.0.0.1:9/v1")
-    assert openai._arguments(ask(), "m")["stream_options"] == {"include_usage": True, "include_obfuscation": False}
-    assert other._arguments(ask(), "m")["stream_options"] == {"include_usage": True}
+    assert openai._body(ask(), "m")["stream_options"] == {"include_usage": True, "include_obfuscation": False}
+    assert other._body(ask(), "m")["stream_options"] == {"include_usage": True}
     await openai.close()
     await other.close()
 

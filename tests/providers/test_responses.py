@@ -122,7 +122,7 @@ async def test_the_answer_so_far_has_no_place() -> None:
 async def test_openai_is_asked_for_no_padding() -> None:
     """As with chat completions, only where it exists."""
     provider = ResponsesProvider("k")
-    assert provider._arguments(ask(), "m")["stream_options"] == {"include_obfuscation": False}
+    assert provider._body(ask(), "m")["stream_options"] == {"include_obfuscation": False}
     await provider.close()
 
 

@@ -61,7 +61,7 @@ def test_a_call_without_an_id_gets_one() -> None:
     assert [line["id"] for line in lines((0, None, "f", ""), (1, None, "g", ""))] == ["call_0", "call_1"]
 
 
-@given(st.text(st.characters(), max_size=40), st.integers(1, 3000))
+@given(st.text(st.characters(codec="utf-8"), max_size=40), st.integers(1, 3000))
 def test_long_arguments_are_cut(text: str, times: int) -> None:
     """No line is much longer than 8 KiB, whatever has to be escaped in it, and joined they are the arguments."""
     given_text = json.dumps(text * times, ensure_ascii=False)

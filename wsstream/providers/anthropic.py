@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import anthropic
@@ -55,7 +56,9 @@ class AnthropicProvider:
         self._client = anthropic.AsyncAnthropic(
             api_key=api_key, base_url=url, http_client=http_client(url), max_retries=0
         )
-        self._create = self._client.messages.with_streaming_response.create
+        # What is asked goes past the SDK's own parameters: some that the API takes have no name there any more.
+        create = self._client.messages.with_streaming_response.create
+        self._create: Any = partial(create, model="", messages=[], max_tokens=1, stream=True)
         self._model = model or SERVICES["anthropic"].model or ""
         self._prefill = prefill or Prefill()
         self.continues = self._prefill.style != "off"
@@ -68,7 +71,7 @@ class AnthropicProvider:
         if request.prefix and not self._prefill.suits(model):
             raise ProviderError("This model cannot go on behind the answer so far")
         with translated(anthropic):
-            async with self._create(**_arguments(request, model)) as answer:
+            async with self._create(extra_body=_body(request, model)) as answer:
                 return await read(answer.http_response, _MessagesReading(sink), sink)
 
     async def close(self) -> None:
@@ -79,27 +82,26 @@ class AnthropicProvider:
 # -- the request
 
 
-def _arguments(request: ChatRequest, model: str) -> dict[str, Any]:
+def _body(request: ChatRequest, model: str) -> dict[str, Any]:
     options = request.options
     system = [part for message in request.messages if _is_system(message) for part in _parts(message)]
     effort = {"effort": _EFFORTS.get(options.get("reasoning_effort", "")), "format": _format(request.response_format)}
-    sampling = {"temperature": request.temperature, "top_p": options.get("top_p")}
     stop = options.get("stop")
-    arguments: dict[str, Any] = {
+    body: dict[str, Any] = {
         "model": model,
         "max_tokens": request.max_tokens or DEFAULT_MAX_TOKENS,
         "messages": _messages(request),
         "stream": True,
         "system": system or None,
+        "temperature": request.temperature,
+        "top_p": options.get("top_p"),
         "stop_sequences": [stop] if isinstance(stop, str) else stop,
         "tools": [_tool(tool) for tool in options["tools"]] if options.get("tools") else None,
         "tool_choice": _choice(options),
         "metadata": {"user_id": options["user"]} if options.get("user") else None,
         "output_config": {name: value for name, value in effort.items() if value} or None,
-        # Newer models do not take these two, and the SDK has no names for them any more.
-        "extra_body": {name: value for name, value in sampling.items() if value is not None} or None,
     }
-    return {name: value for name, value in arguments.items() if value is not None}
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def _is_system(message: ChatMessage) -> bool:

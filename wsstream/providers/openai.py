@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -77,7 +78,7 @@ class OpenAIProvider:
         self.continues = self._prefill.style != "off"
 
     def _find_create(self) -> Any:
-        return self._client.chat.completions.with_streaming_response.create
+        return partial(self._client.chat.completions.with_streaming_response.create, model="", messages=[], stream=True)
 
     def _reading(self, sink: Sink) -> Reading:
         return _ChatReading(sink)
@@ -104,17 +105,18 @@ class OpenAIProvider:
     async def _opened(self, request: ChatRequest, model: str) -> AsyncIterator[httpx2.Response]:
         asked = self._takes_stream_options  # another answer may learn meanwhile that they are refused
         try:
-            async with self._create(**self._arguments(request, model)) as answer:
+            async with self._create(extra_body=self._body(request, model)) as answer:
                 yield answer.http_response
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             if not asked or not _is_about_stream_options(error):
                 raise
             self._takes_stream_options = False  # an older compatible server; from now on it is spared them
-            async with self._create(**self._arguments(request, model)) as answer:
+            async with self._create(extra_body=self._body(request, model)) as answer:
                 yield answer.http_response
 
-    def _arguments(self, request: ChatRequest, model: str) -> dict[str, Any]:
-        arguments: dict[str, Any] = {
+    def _body(self, request: ChatRequest, model: str) -> dict[str, Any]:
+        """What is asked. It goes past the SDK's own parameters, which it would take apart and put together again."""
+        body: dict[str, Any] = {
             **{name: value for name, value in request.options.items() if name in OPTIONS},
             "model": model,
             "messages": [*msgspec.to_builtins(request.messages), *self._answer_so_far(request, model)],
@@ -126,8 +128,8 @@ class OpenAIProvider:
             "stream_options": self._stream_options() if self._takes_stream_options else None,
         }
         if request.prefix and self._prefill.style == "vllm":
-            arguments["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
-        return {name: value for name, value in arguments.items() if value is not None}
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
+        return {name: value for name, value in body.items() if value is not None}
 
     def _stream_options(self) -> dict[str, Any] | None:
         # Padding against observers on the wire: behind TLS it costs more than it gives, and others do not know it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -36,15 +37,15 @@ class ResponsesProvider(OpenAIProvider):
     """The provider ``openai-responses``. It does not continue answers: the API has no place for the answer so far."""
 
     def _find_create(self) -> Any:
-        return self._client.responses.with_streaming_response.create
+        return partial(self._client.responses.with_streaming_response.create, stream=True)
 
     def _reading(self, sink: Sink) -> Reading:
         return _ResponsesReading(sink)
 
-    def _arguments(self, request: ChatRequest, model: str) -> dict[str, Any]:
+    def _body(self, request: ChatRequest, model: str) -> dict[str, Any]:
         options = request.options
         self._answer_so_far(request, model)
-        arguments: dict[str, Any] = {
+        body: dict[str, Any] = {
             **{name: value for name, value in options.items() if name in OPTIONS},
             "model": model,
             "input": [item for message in request.messages for item in _items(message)],
@@ -58,7 +59,7 @@ class ResponsesProvider(OpenAIProvider):
             "reasoning": {"effort": options["reasoning_effort"]} if options.get("reasoning_effort") else None,
             "stream_options": self._stream_options() if self._takes_stream_options else None,
         }
-        return {name: value for name, value in arguments.items() if value is not None}
+        return {name: value for name, value in body.items() if value is not None}
 
     def _stream_options(self) -> dict[str, Any] | None:
         return {"include_obfuscation": False} if self._is_openai else None
