@@ -43,6 +43,7 @@ def test_what_is_near_needs_no_key(name: str) -> None:
     """A server on this machine needs no key, and takes its own first model; but the operator has to name it."""
     found = access(name, Config(provider=name), {})
     assert (found.url, found.key, found.model) == (SERVICES[name].url, "none", None)
+    assert access(name, Config(provider="demo", fallback=f"demo {name}:llama3.2:3b"), {}).url == SERVICES[name].url
     with pytest.raises(ConfigError, match=f"--provider, or set {name.upper()}_BASE_URL"):
         access(name, Config(provider="demo"), {})
     assert access(name, Config(), {f"{name.upper()}_BASE_URL": "http://there/v1"}).url == "http://there/v1"

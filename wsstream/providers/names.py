@@ -105,7 +105,7 @@ def access(name: str, config: Config, environ: Mapping[str, str]) -> Access:
     variable = f"{name.partition('-')[0].upper()}_BASE_URL"
     url = (config.base_url if chosen else None) or environ.get(variable)
     key = (environ.get(service.key) or "").strip() if service.key else ""
-    if not (key or url or (chosen and config.provider and service.is_near)):
+    if not (key or url or (service.is_near and name in _named(config))):
         raise ConfigError(f"provider {name}: {_what_to_set(service, variable)}")
     if not key.isascii() or not key.isprintable():
         raise ConfigError(f"provider {name}: {service.key} holds characters that no key has")
@@ -114,6 +114,11 @@ def access(name: str, config: Config, environ: Mapping[str, str]) -> Access:
     prefill = parse_prefill(config.prefill if chosen else "auto", service)
     model = service.model if key else None  # who needs no key has models of its own
     return Access(name, url or service.url, key or "none", model, prefill)
+
+
+def _named(config: Config) -> set[str | None]:
+    """The providers that the operator has named; a client's word opens no port of this machine."""
+    return {config.provider, *(entry.partition(":")[0] for entry in (config.fallback or "").split())}
 
 
 def _what_to_set(service: Service, variable: str) -> str:
