@@ -500,17 +500,25 @@ def standing(bodies: Sequence[bytes], kinds: Sequence[int]) -> list[tuple[int, b
         if kind == Kind.TEXT:
             parts.append((chunk_id, body))
         elif kind == Kind.REWIND:
-            to = _decode_rewind(b"{%b}" % body).to_chunk_id
+            to = read_rewind(body).to_chunk_id
             while parts and parts[-1][0] > to:
                 parts.pop()
     return parts
 
 
-class _RewindBody(msgspec.Struct):
+class Rewind(msgspec.Struct, frozen=True):
+    """What a REWIND chunk says: the text behind ``to_chunk_id`` is withdrawn."""
+
     to_chunk_id: int
+    reason: str = ""
 
 
-_decode_rewind = msgspec.json.Decoder(_RewindBody).decode
+_decode_rewind = msgspec.json.Decoder(Rewind).decode
+
+
+def read_rewind(body: bytes) -> Rewind:
+    """What ``rewind_body`` made ``body`` of."""
+    return _decode_rewind(b"{%b}" % body)
 
 
 def rewind_body(to_chunk_id: int, reason: str, withdrawn: int | None = None) -> bytes:
