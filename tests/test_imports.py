@@ -36,6 +36,7 @@ QUIET = {
     "collections",
     "collections.abc",
     "enum",
+    "hashlib",
     "itertools",
     "math",
     "typing",

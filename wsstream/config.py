@@ -62,6 +62,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_streams: Annotated[Count, Meta(description="running streams one connection may follow")] = 16
     max_connections: Annotated[Count, Meta(description="WebSockets open at once")] = 10_000
     max_message_bytes: Annotated[Bytes, Meta(description="the largest message read from a client")] = 64 * 1024
+    max_body_bytes: Annotated[Bytes, Meta(description="the largest HTTP request body")] = 1024 * 1024
+    max_prompt_chars: Annotated[Count, Meta(description="the longest newest message, and system prompt")] = 10_000
     max_stream_chunks: Annotated[Count, Meta(description="the longest answer, in chunks")] = 1_000_000
     max_stream_seconds: Annotated[Seconds, Meta(description="the longest answer, without waits for viewers")] = 1800.0
     max_stream_bytes: Annotated[Bytes, Meta(description="the longest answer, in bytes kept")] = 256 * 1024 * 1024

@@ -136,6 +136,10 @@ class BadRequest(RequestError):
     """The message is understood but cannot be served as it is."""
 
 
+class PromptTooLong(BadRequest):
+    """The message is longer than this server takes."""
+
+
 class MalformedMessage(BadRequest):
     """The message is not a JSON object of the documented shape."""
 

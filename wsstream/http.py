@@ -6,6 +6,9 @@ A silent or endless request is cut off, and bytes that come right behind an upgr
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -14,6 +17,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 REQUEST_TIMEOUT = 10.0
 """Seconds for a whole request, from its first byte; for the first one, from the connection's beginning."""
 MAX_HEAD = 16 * 1024
+WRITE_HIGH = 32 * 1024
+SEND_BUFFER = 64 * 1024
+NOTSENT_LOWAT = 16 * 1024
+"""What a client that does not read can hold of a streamed response, in the transport and in the kernel."""
+TCP_NOTSENT_LOWAT = 25  # Linux's; socket has no name for it in Python 3.11
 
 
 class HeadTooLarge(ValueError):
@@ -27,6 +35,7 @@ class GuardedHttp(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head_size = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._watchers: list[Callable[[], None]] = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
@@ -34,9 +43,31 @@ class GuardedHttp(HttpToolsProtocol):
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting, and tell who streams to this client that it has left."""
         self._stop_timer()
         super().connection_lost(exc)
+        watchers, self._watchers = self._watchers, []
+        for tell in watchers:
+            tell()
+
+    # -- the scope's extension `wsstream.line`
+
+    def when_gone(self, tell: Callable[[], None]) -> Callable[[], None]:
+        """Have ``tell`` called when the client has left: at once if it has. The answer takes that back."""
+        if self.transport.is_closing():
+            tell()
+            return lambda: None
+        self._watchers.append(tell)
+        return lambda: self._watchers.remove(tell) if tell in self._watchers else None
+
+    def bound(self) -> None:
+        """Hold back in the log, and not in buffers below, what the client does not read."""
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH)
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            if sys.platform == "linux":
+                sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; as uvicorn's, but that nothing behind an upgrade is dropped."""
@@ -70,6 +101,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._head_size = 0
         self._start_timer()
         super().on_message_begin()
+        self.scope["extensions"] = {"wsstream.line": self}  # type: ignore[dict-item]
 
     def on_url(self, url: bytes) -> None:
         """Part of the request line."""

@@ -6,6 +6,7 @@ fields are left out, unknown fields of a received message are ignored.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -57,6 +58,8 @@ class ChatConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     on_orphan: Any = None
     on_interrupt: Literal["fail", "continue", "restart"] | None = None
     fallback: Annotated[list[Name], msgspec.Meta(max_length=8)] | None = None
+    system_prompt: str | None = None
+    options: dict[str, Any] | None = None
     priority: int | None = None
 
 
@@ -379,7 +382,7 @@ def decode_client(data: bytes, *, first: bool = False) -> ClientMessage:
         name = _type_of(data, _CLIENT_TYPES)
         if first and name is None:
             return _as_hello(data)
-        raise MalformedMessage(_explain(error)) from None
+        raise MalformedMessage(explain(error)) from None
 
 
 def decode_server(data: bytes | str) -> ServerMessage:
@@ -393,7 +396,7 @@ def decode_server(data: bytes | str) -> ServerMessage:
         return _decode_server(data)  # type: ignore[no-any-return]
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         _type_of(data, _SERVER_TYPES)
-        raise MalformedMessage(_explain(error)) from None
+        raise MalformedMessage(explain(error)) from None
 
 
 def _type_of(data: bytes | str, known: frozenset[str | int | None]) -> str | None:
@@ -406,7 +409,7 @@ def _type_of(data: bytes | str, known: frozenset[str | int | None]) -> str | Non
     try:
         name = _decode_envelope(data).type
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise MalformedMessage(_explain(error)) from None
+        raise MalformedMessage(explain(error)) from None
     if name is msgspec.UNSET:
         return None
     if name not in known:
@@ -418,10 +421,16 @@ def _as_hello(data: bytes) -> Hello:
     try:
         return _decode_hello(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise MalformedMessage(_explain(error)) from None
+        raise MalformedMessage(explain(error)) from None
 
 
-def _explain(error: Exception) -> str:
+def digest_of(asked: ChatRequested) -> bytes:
+    """A short name of what is asked, whoever asks it under whatever name."""
+    return hashlib.blake2b(encode([asked.messages, asked.message, asked.config, asked.model]), digest_size=16).digest()
+
+
+def explain(error: Exception) -> str:
+    """What is wrong with a message that cannot be decoded, fit to be sent back."""
     # msgspec names the field and the expected type, never the value: safe to send back.
     if isinstance(error, msgspec.ValidationError):
         return f"Malformed message: {error}"

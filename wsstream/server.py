@@ -28,6 +28,9 @@ from wsstream.registry import Registry
 from wsstream.stores import open_store
 from wsstream.streams import Streams
 from wsstream.web import make_app
+from wsstream.wires import sse
+from wsstream.wires.base import OpenGate
+from wsstream.wires.http import Endpoint
 from wsstream.wires.native import Hub
 
 logger = logging.getLogger(__name__)
@@ -104,7 +107,7 @@ class Server:
         self._hub = hub
         self._http = _HttpServer(
             uvicorn.Config(
-                make_app(self.health),
+                make_app(self.health, OpenGate(self.streams), self._wires(hub)),
                 http=GuardedHttp,
                 ws=native,  # type: ignore[arg-type]
                 lifespan="off",
@@ -126,6 +129,10 @@ class Server:
                 self.streams.find_target(entry)
             except BadRequest as error:
                 raise ConfigError(str(error)) from None
+
+    def _wires(self, hub: Hub) -> list[list[Endpoint]]:
+        """The HTTP ways to read the logs, beside the WebSocket."""
+        return [sse.endpoints(self.config)]
 
     def _provider(self, name: str | None) -> Provider:
         """The provider of a name; only those of the table and the configured one: a client must not import things."""

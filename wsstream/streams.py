@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from wsstream.chunklog import Attachment, ChunkLog
-from wsstream.chunks import ChatRequest, Outcome, StreamInfo, StreamState
+from wsstream.chunks import ChatMessage, ChatRequest, Outcome, StreamInfo, StreamState
 from wsstream.config import Config
 from wsstream.errors import (
     BadRequest,
@@ -25,11 +25,12 @@ from wsstream.errors import (
     InternalFailure,
     Interrupted,
     LogTrimmed,
+    PromptTooLong,
     StoreError,
     UnknownStream,
 )
 from wsstream.flow import SendWindow
-from wsstream.messages import ChatConfig, ChatRequested, ChunkWriter, HistoryMessage
+from wsstream.messages import ChatConfig, ChatRequested, ChunkWriter, HistoryMessage, digest_of
 from wsstream.orphans import Continue, OrphanPolicy, Pause, StopAfter, StopAfterChunks, parse_policy
 from wsstream.producer import Limits, Plan, Prepare, Producer, Target
 from wsstream.providers.base import Provider
@@ -52,7 +53,18 @@ STORE_FAILED = "The answer could not be stored"
 class Stream:
     """One answer."""
 
-    __slots__ = ("_untold", "loading", "log", "orphan_timer", "policy", "producer", "record", "task", "unsent")
+    __slots__ = (
+        "_untold",
+        "digest",
+        "loading",
+        "log",
+        "orphan_timer",
+        "policy",
+        "producer",
+        "record",
+        "task",
+        "unsent",
+    )
 
     def __init__(self, record: StreamRecord, log: ChunkLog, policy: OrphanPolicy) -> None:
         self.record = record
@@ -64,6 +76,8 @@ class Stream:
         self.loading: Future[StoredLog | None] | None = None
         self.unsent = 0
         """Its part in the count of chunks that nobody was sent."""
+        self.digest: bytes | None = None
+        """Of what was asked, for wires that must notice when one name is used for two requests; None where unknown."""
         self._untold: list[Callable[[], None]] | None = None
 
     def begin(self, store: Store) -> None:
@@ -185,20 +199,23 @@ class Streams:
         if len(self._running) >= self._config.max_running_streams:
             raise Capacity(retry_after=1.0)
         config = asked.config or ChatConfig()
+        _check_length(asked, config, self._config.max_prompt_chars)
         policy = parse_policy(config.on_orphan, self._config)
         target = Target(self._provider(config.provider), config.provider or "default", self._model(asked, config))
         plan = self._plan(config, target)
         earlier = self._messages.earlier(session_id)  # before anything of this request: that is written as one
         stream = self._create(session_id, asked, config, policy)
+        stream.digest = digest_of(asked)
         conversation = self._messages.begin(stream.record, asked, earlier)
 
         async def prepare() -> ChatRequest:
             return ChatRequest(
-                messages=await conversation(),
+                messages=[*_system(config), *await conversation()],
                 model=stream.record.model,
                 temperature=config.temperature,
                 max_tokens=config.max_tokens,
                 response_format=config.response_format,
+                options=config.options or {},
             )
 
         self._run(stream, target, prepare, plan)
@@ -508,3 +525,25 @@ class Streams:
 
 def _lost(tail: int) -> Outcome:
     return Outcome(StreamState.FAILED, tail, error_type="internal_error", message=STORE_FAILED, recoverable=True)
+
+
+def _check_length(asked: ChatRequested, config: ChatConfig, limit: int) -> None:
+    """Hold what is new to a length; what was said before has passed here already, or is bounded with its message.
+
+    Raises:
+        PromptTooLong: the newest message or the system prompt is longer.
+    """
+    newest = asked.message if asked.messages is None else _text(asked.messages[-1].content)
+    for name, text in (("message", newest), ("system prompt", config.system_prompt)):
+        if text is not None and len(text) > limit:
+            raise PromptTooLong(f"The {name} has {len(text)} characters, {limit} are the limit")
+
+
+def _text(content: str | list[dict[str, object]] | None) -> str:
+    if not isinstance(content, list):
+        return content or ""
+    return "".join(str(part.get("text", "")) for part in content)
+
+
+def _system(config: ChatConfig) -> list[ChatMessage]:
+    return [] if config.system_prompt is None else [ChatMessage("system", config.system_prompt)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wsstream.wires.base import Gate
+from wsstream.wires.http import Endpoint, routes
 
 PAGE_HEADERS = {
     # Only what this origin serves runs or loads, and nothing may frame it.
@@ -38,8 +41,14 @@ def web_root() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "clients"
 
 
-def make_app(health: Callable[[], dict[str, Any]]) -> Starlette:
-    """The application. ``health`` says how the server is; its ``status`` is `ok`, `degraded` or `draining`."""
+def make_app(health: Callable[[], dict[str, Any]], gate: Gate, wires: Sequence[Sequence[Endpoint]]) -> Starlette:
+    """The application.
+
+    Args:
+        health: says how the server is; its ``status`` is `ok`, `degraded` or `draining`.
+        gate: what every call of a wire passes first.
+        wires: the endpoints of each.
+    """
     root = web_root()
 
     async def page(_: Request) -> Response:
@@ -71,6 +80,7 @@ def make_app(health: Callable[[], dict[str, Any]]) -> Starlette:
             Route("/ws", upgrade_required),
             Mount("/static/js", StaticFiles(directory=root / "js")),
             Mount("/static/chat", StaticFiles(directory=root / "chat")),
+            *routes(gate, [endpoint for wire in wires for endpoint in wire]),
         ]
     )
     app.add_middleware(_Headers)

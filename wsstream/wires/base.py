@@ -23,6 +23,7 @@ class StreamLike(Protocol):
 
     log: ChunkLog
     record: Any
+    digest: bytes | None
 
     def when_stored(self, tell: Callable[[], None]) -> None: ...
 

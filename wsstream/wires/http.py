@@ -1,0 +1,382 @@
+"""What all HTTP wires share: the way in, bodies that are bounded, refusals, and responses that read a log.
+
+A wire is a list of `Endpoint`s. Each call has entered the gate before its handler sees it, and the handler has only the
+streams that it was given there. A refusal raised before the response has begun becomes the response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from wsstream.chunks import Outcome
+from wsstream.errors import (
+    BadRequest,
+    Capacity,
+    Draining,
+    ErrorType,
+    Forbidden,
+    LogTrimmed,
+    MalformedMessage,
+    MessageTooLarge,
+    PromptTooLong,
+    QueueFull,
+    RateLimited,
+    ResumeAhead,
+    StoreError,
+    Unauthorized,
+    UnknownStream,
+    WsstreamError,
+)
+from wsstream.messages import explain
+from wsstream.wires.base import Gate, StreamLike, StreamsLike, Visitor
+from wsstream.wires.reader import LogReader, Span, stored
+
+T = TypeVar("T")
+
+HEARTBEAT = 15.0
+"""Seconds between signs of life on a silent response; proxies close what is silent for 30 or 60."""
+FIRST_HEARTBEAT = 1.0
+STALL_TIMEOUT = 60.0
+"""Seconds that a client may take nothing of what it is sent; it can come back and go on where it was."""
+BODY_TIMEOUT = 8.0
+"""Seconds for a request's body."""
+
+STREAM_HEADERS = {
+    "Cache-Control": "no-cache, no-store, no-transform",
+    "X-Accel-Buffering": "no",
+    "Vary": "Origin, Authorization, Cookie, Last-Event-ID",
+}
+"""Nothing on the way may keep, change or hold back a stream."""
+DATA_HEADERS = {"Cache-Control": "no-store", "Vary": "Origin, Authorization, Cookie"}
+
+
+class UnsupportedMedia(BadRequest):
+    """The body must be JSON: Content-Type: application/json"""
+
+
+class BodyTooSlow(BadRequest):
+    """The body did not come in time"""
+
+
+class KeyReused(BadRequest):
+    """This idempotency key was used for another request"""
+
+
+_STATUS: list[tuple[type[WsstreamError], int]] = [
+    (UnsupportedMedia, 415),
+    (BodyTooSlow, 408),
+    (KeyReused, 409),
+    (PromptTooLong, 422),
+    (ResumeAhead, 409),
+    (MessageTooLarge, 413),
+    (Unauthorized, 401),
+    (Forbidden, 403),
+    (UnknownStream, 404),
+    (LogTrimmed, 410),
+    (RateLimited, 429),
+    (QueueFull, 429),
+    (Capacity, 503),
+    (Draining, 503),
+    (StoreError, 503),
+    (BadRequest, 400),
+]
+
+_OUTCOME_STATUS = {
+    ErrorType.RATE_LIMIT: 429,
+    ErrorType.QUEUE_FULL: 429,
+    ErrorType.CAPACITY: 503,
+    ErrorType.INTERRUPTED: 503,
+    ErrorType.PROVIDER_ERROR: 502,
+    ErrorType.INVALID_OUTPUT: 502,
+    ErrorType.PROVIDER_TIMEOUT: 504,
+    ErrorType.CHUNK_TIMEOUT: 504,
+    ErrorType.CONTENT_FILTER: 422,
+}
+
+
+def status_of(error: WsstreamError) -> int:
+    """The HTTP status that says the same as ``error``."""
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+
+
+def status_of_failure(outcome: Outcome) -> int:
+    """The HTTP status of an answer that has ended badly before anything of it was sent."""
+    return _OUTCOME_STATUS.get(ErrorType(outcome.error_type), 500) if outcome.error_type else 200
+
+
+def retry_after(seconds: float | None) -> dict[str, str]:
+    """The header that says when to come back: whole seconds, at least one."""
+    return {} if seconds is None else {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+# -- the way in ------------------------------------------------------------------------------------------------------
+
+
+class Call(NamedTuple):
+    """One request of somebody who has been let in."""
+
+    request: Request
+    streams: StreamsLike
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+Refuse = Callable[[WsstreamError], Response]
+
+
+class Endpoint(NamedTuple):
+    """One address of a wire. ``refuse`` says an error in the wire's own words."""
+
+    method: str
+    path: str
+    handle: Handler
+    refuse: Refuse
+
+
+def visitor(request: Request) -> Visitor:
+    """Who is there, before anything is known of them."""
+    return Visitor(dict(request.headers), request.client.host if request.client else "local")
+
+
+def routes(gate: Gate, endpoints: Sequence[Endpoint]) -> list[Route]:
+    """The endpoints behind the gate, for Starlette."""
+    paths: dict[str, dict[str, Endpoint]] = {}
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+    return [Route(path, _Door(gate, methods), methods=list(methods)) for path, methods in paths.items()]
+
+
+class _Door:
+    """All endpoints of one path."""
+
+    def __init__(self, gate: Gate, methods: Mapping[str, Endpoint]) -> None:
+        self._gate = gate
+        self._methods = methods
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        endpoint = self._methods.get(request.method) or self._methods["GET"]  # Starlette answers HEAD where GET is
+        try:
+            streams = await self._gate.enter(visitor(request))
+            response = await endpoint.handle(Call(request, streams))
+            await response(scope, receive, send)
+        except WsstreamError as error:
+            await endpoint.refuse(error)(scope, receive, send)
+        except ClientDisconnect:
+            return  # nobody is left to be told anything
+
+
+# -- bodies ----------------------------------------------------------------------------------------------------------
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The request's body.
+
+    Raises:
+        MessageTooLarge: it is longer than ``limit``; no more than that was read.
+        BodyTooSlow: it did not come in time.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared) > limit:
+        raise MessageTooLarge(f"The body is larger than {limit} bytes")
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            async for part in request.stream():
+                size += len(part)
+                if size > limit:
+                    raise MessageTooLarge(f"The body is larger than {limit} bytes")
+                parts.append(part)
+    except TimeoutError:
+        raise BodyTooSlow from None
+    return b"".join(parts)
+
+
+async def read_json(request: Request, shape: type[T], limit: int) -> T:
+    """The request's body as ``shape``; unknown fields are ignored.
+
+    Raises:
+        UnsupportedMedia: it does not say that it is JSON.
+        MalformedMessage: it is not, or not of this shape.
+    """
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media != "application/json" and not media.endswith("+json"):
+        raise UnsupportedMedia
+    body = await read_body(request, limit)
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise MalformedMessage(explain(error)) from None
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """``value`` as JSON, for nobody else's eyes."""
+    return Response(
+        msgspec.json.encode(value),
+        status_code=status,
+        media_type="application/json",
+        headers={**DATA_HEADERS, **(headers or {})},
+    )
+
+
+def refuse(error: WsstreamError) -> Response:
+    """An error as this server's own wires say it."""
+    body: dict[str, Any] = {
+        "type": "error",
+        "error_type": error.error_type.value,
+        "message": str(error),
+        "recoverable": error.recoverable,
+    }
+    if error.retry_after is not None:
+        body["retry_after"] = error.retry_after
+    headers = retry_after(error.retry_after)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, MessageTooLarge | BodyTooSlow):
+        headers["Connection"] = "close"  # the rest of the body is not read
+    return json_response(body, status_of(error), headers)
+
+
+def new_session() -> str:
+    """The name of a session that begins with this request."""
+    return "ses_" + secrets.token_urlsafe(16)
+
+
+# -- responses that read a log ----------------------------------------------------------------------------------------
+
+
+class Line(Protocol):
+    """What a server's HTTP connection offers beyond ASGI, in the scope's extension `wsstream.line`."""
+
+    def when_gone(self, tell: Callable[[], None]) -> Callable[[], None]:
+        """Have ``tell`` called when the client has left; the answer takes that back."""
+
+    def bound(self) -> None:
+        """Hold back in the log, and not in buffers below, what the client does not read."""
+
+
+@asynccontextmanager
+async def watched(scope: Scope, receive: Receive, on_gone: Callable[[], None]) -> AsyncIterator[None]:
+    """Have ``on_gone`` called if the client leaves within the block; the request was read to its end."""
+    line: Line | None = scope.get("extensions", {}).get("wsstream.line")
+    if line is not None:
+        line.bound()
+        unwatch = line.when_gone(on_gone)
+        try:
+            yield
+        finally:
+            unwatch()
+        return
+    watching = asyncio.get_running_loop().create_task(_watch(receive, on_gone))  # somebody else's server
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+async def _watch(receive: Receive, on_gone: Callable[[], None]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    on_gone()
+
+
+class Script(Protocol):
+    """How a wire tells a log: the bytes for each thing there is to tell."""
+
+    def begin(self) -> bytes: ...
+
+    def span(self, span: Span) -> bytes: ...
+
+    def end(self, outcome: Outcome) -> bytes: ...
+
+    def beat(self) -> bytes: ...
+
+
+class LogResponse(Response):
+    """Follows a stream from behind a chunk to its end, as ``script`` tells it.
+
+    A client that leaves is a viewer who leaves; with ``cancel_on_close`` the last one to leave stops the answer. One
+    that takes nothing for `STALL_TIMEOUT` seconds is left. Raises what `LogReader` raises, before anything was sent.
+    """
+
+    def __init__(
+        self,
+        streams: StreamsLike,
+        stream: StreamLike,
+        script: Script,
+        after: int = 0,
+        *,
+        cancel_on_close: bool = False,
+        headers: Mapping[str, str] | None = None,
+        media_type: str = "text/event-stream",
+        heartbeat: float = HEARTBEAT,
+    ) -> None:
+        super().__init__(None, 200, {**STREAM_HEADERS, **(headers or {})}, media_type)
+        del self.headers["content-length"]
+        self._streams = streams
+        self._stream = stream
+        self._script = script
+        self._after = after
+        self._cancel_on_close = cancel_on_close
+        self._heartbeat = heartbeat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Tell everything."""
+        reader = LogReader(self._streams, self._stream, self._after)
+        told = False
+        try:
+            async with reader, watched(scope, receive, reader.close):
+                await stored(self._stream)
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                told = await self._tell(reader, send)
+        finally:
+            if self._cancel_on_close and not told and not self._stream.log.attachments:
+                self._streams.cancel(self._stream)
+
+    async def _tell(self, reader: LogReader, send: Send) -> bool:
+        """Send it all; False where the client has left before the end."""
+        await _write(send, self._script.begin())
+        patience = min(FIRST_HEARTBEAT, self._heartbeat)
+        while True:
+            try:
+                item = await reader.next(patience)
+            except StopAsyncIteration:
+                return False
+            patience = self._heartbeat
+            if item is None:
+                await _write(send, self._script.beat())
+            elif isinstance(item, Outcome):
+                await _write(send, self._script.end(item), more=False)
+                return True
+            else:
+                await _write(send, self._script.span(item))
+
+
+async def _write(send: Send, data: bytes, *, more: bool = True) -> None:
+    try:
+        async with asyncio.timeout(STALL_TIMEOUT):
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+    except TimeoutError:
+        raise ClientDisconnect from None
+
+
+async def wait_outcome(call: Call, stream: StreamLike, after: int = 0) -> Outcome | None:
+    """Follow a stream to its end for a response that tells it as a whole; None where the client has left before."""
+    reader = LogReader(call.streams, stream, after)
+    request = call.request
+    async with reader, watched(request.scope, request.receive, reader.close):
+        async for item in reader:
+            if isinstance(item, Outcome):
+                return item
+    return None
