@@ -28,7 +28,7 @@ from wsstream.registry import Registry
 from wsstream.stores import open_store
 from wsstream.streams import Streams
 from wsstream.web import make_app
-from wsstream.wires import sse
+from wsstream.wires import native_http, sse
 from wsstream.wires.base import OpenGate
 from wsstream.wires.http import Endpoint
 from wsstream.wires.native import Hub
@@ -132,7 +132,7 @@ class Server:
 
     def _wires(self, hub: Hub) -> list[list[Endpoint]]:
         """The HTTP ways to read the logs, beside the WebSocket."""
-        return [sse.endpoints(self.config)]
+        return [sse.endpoints(self.config), native_http.endpoints(hub, self.config)]
 
     def _provider(self, name: str | None) -> Provider:
         """The provider of a name; only those of the table and the configured one: a client must not import things."""

@@ -109,32 +109,33 @@ async def test_closing_is_a_cancel_where_that_was_asked_for(serve: Serve, script
 async def test_another_viewer_keeps_the_answer(serve: Serve, scripted: Scripted) -> None:
     """One of two viewers leaves with ``cancel_on_close``: the other reads on."""
     server = await serve(provider=SCRIPTED)
-    async with browsing(server) as client:
-        async with events(client, "POST", "/api/chat/stream", json={"message": "hi"}) as stream:
-            start = await stream.next()
-            assert start is not None
-            log = server.streams.get(start.data["stream_id"]).log
-            async with events(client, "GET", f"/api/streams/{log.stream_id}?cancel_on_close=1") as second:
-                await second.next()
-                assert len(log.attachments) == 2
-            await until(lambda: len(log.attachments) == 1)
-            scripted.last.put("on")
-            scripted.last.finish()
-            assert text_of(await stream.rest()) == "on"
+    async with browsing(server) as client, events(client, "POST", "/api/chat/stream", json={"message": "hi"}) as stream:
+        start = await stream.next()
+        assert start is not None
+        log = server.streams.get(start.data["stream_id"]).log
+        async with events(client, "GET", f"/api/streams/{log.stream_id}?cancel_on_close=1") as second:
+            await second.next()
+            assert len(log.attachments) == 2
+        await until(lambda: len(log.attachments) == 1)
+        scripted.last.put("on")
+        scripted.last.finish()
+        assert text_of(await stream.rest()) == "on"
 
 
 async def test_cancelling(serve: Serve, scripted: Scripted) -> None:
     """``DELETE`` stops the answer, says how far it was, and says the same again; viewers are told, too."""
-    async with browsing(await serve(provider=SCRIPTED)) as client:
-        async with events(client, "POST", "/api/chat/stream", json={"message": "hi"}) as stream:
-            start = await stream.next()
-            assert start is not None
-            await until(lambda: scripted.runs)
-            scripted.last.put("a")
-            await stream.next()
-            path = f"/api/streams/{start.data['stream_id']}"
-            receipts = [(await client.delete(path)).json() for _ in range(2)]
-            last = (await stream.rest())[-1]
+    async with (
+        browsing(await serve(provider=SCRIPTED)) as client,
+        events(client, "POST", "/api/chat/stream", json={"message": "hi"}) as stream,
+    ):
+        start = await stream.next()
+        assert start is not None
+        await until(lambda: scripted.runs)
+        scripted.last.put("a")
+        await stream.next()
+        path = f"/api/streams/{start.data['stream_id']}"
+        receipts = [(await client.delete(path)).json() for _ in range(2)]
+        last = (await stream.rest())[-1]
     assert receipts[0] == receipts[1]
     assert receipts[0]["receipt"]["generated_chunks"] == 1
     assert last.data["finish_reason"] == "cancelled"
@@ -143,13 +144,15 @@ async def test_cancelling(serve: Serve, scripted: Scripted) -> None:
 
 async def test_kinds_have_types_of_their_own(serve: Serve, scripted: Scripted) -> None:
     """Reasoning and tool calls are events of other types, in the same numbering."""
-    async with browsing(await serve(provider=SCRIPTED)) as client:
-        async with events(client, "POST", "/api/chat/stream", json={"message": "hi"}) as stream:
-            await until(lambda: scripted.runs)
-            deltas = [Delta("hm", Kind.REASONING), Delta('{"index":0}', Kind.TOOL_CALL), Delta('say "ä"\n')]
-            scripted.last.sink.put(deltas)
-            scripted.last.finish()
-            _, *chunks, _ = await stream.rest()
+    async with (
+        browsing(await serve(provider=SCRIPTED)) as client,
+        events(client, "POST", "/api/chat/stream", json={"message": "hi"}) as stream,
+    ):
+        await until(lambda: scripted.runs)
+        deltas = [Delta("hm", Kind.REASONING), Delta('{"index":0}', Kind.TOOL_CALL), Delta('say "ä"\n')]
+        scripted.last.sink.put(deltas)
+        scripted.last.finish()
+        _, *chunks, _ = await stream.rest()
     assert [(event.id, event.data["type"], event.data["content"]) for event in chunks] == [
         ("1", "reasoning", "hm"),
         ("2", "tool_call", '{"index":0}'),
@@ -159,11 +162,13 @@ async def test_kinds_have_types_of_their_own(serve: Serve, scripted: Scripted) -
 
 async def test_silence_is_bridged(serve: Serve, scripted: Scripted) -> None:
     """While nothing is there to tell, comments show that the line is alive; the first one does not wait long."""
-    async with browsing(await serve(provider=SCRIPTED, heartbeat_interval=0.02, heartbeat_timeout=1.0)) as client:
-        async with events(client, "POST", "/api/chat/stream", json={"message": "hi"}) as stream:
-            await stream.next()
-            asyncio.get_running_loop().call_later(0.2, lambda: scripted.last.finish())
-            await stream.rest()
+    async with (
+        browsing(await serve(provider=SCRIPTED, heartbeat_interval=0.02, heartbeat_timeout=1.0)) as client,
+        events(client, "POST", "/api/chat/stream", json={"message": "hi"}) as stream,
+    ):
+        await stream.next()
+        asyncio.get_running_loop().call_later(0.2, lambda: scripted.last.finish())
+        await stream.rest()
     assert stream.comments >= 3
 
 
@@ -357,10 +362,9 @@ async def test_a_stream_that_is_no_longer_kept(serve: Serve) -> None:
 async def test_a_full_server(serve: Serve, scripted: Scripted) -> None:
     """At capacity the answer is 503 with the time to come back, and nothing has begun."""
     server = await serve(provider=SCRIPTED, max_running_streams=1)
-    async with browsing(server) as client:
-        async with events(client, "POST", "/api/chat/stream", json={"message": "hi"}) as stream:
-            await stream.next()
-            reply = await client.post("/api/chat", json={"message": "hi"})
+    async with browsing(server) as client, events(client, "POST", "/api/chat/stream", json={"message": "hi"}) as stream:
+        await stream.next()
+        reply = await client.post("/api/chat", json={"message": "hi"})
     assert reply.status_code == 503
     assert reply.headers["retry-after"] == "1"
     assert reply.json()["error_type"] == "capacity"
@@ -371,7 +375,7 @@ async def test_a_client_that_takes_nothing_is_left(serve: Serve, monkeypatch: py
     monkeypatch.setattr(wire, "STALL_TIMEOUT", 0.3)
     server = await serve(on_orphan="continue")
     body = json.dumps({"message": "hi", "model": "demo:rate=0,tokens=100000", "session_id": "s"}).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)
+    _reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)
     writer.write(
         b"POST /api/chat/stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
         % (len(body), body)

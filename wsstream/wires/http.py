@@ -346,7 +346,7 @@ class LogResponse(Response):
 
     async def _tell(self, reader: LogReader, send: Send) -> bool:
         """Send it all; False where the client has left before the end."""
-        await _write(send, self._script.begin())
+        await write(send, self._script.begin())
         patience = min(FIRST_HEARTBEAT, self._heartbeat)
         while True:
             try:
@@ -355,15 +355,20 @@ class LogResponse(Response):
                 return False
             patience = self._heartbeat
             if item is None:
-                await _write(send, self._script.beat())
+                await write(send, self._script.beat())
             elif isinstance(item, Outcome):
-                await _write(send, self._script.end(item), more=False)
+                await write(send, self._script.end(item), more=False)
                 return True
             else:
-                await _write(send, self._script.span(item))
+                await write(send, self._script.span(item))
 
 
-async def _write(send: Send, data: bytes, *, more: bool = True) -> None:
+async def write(send: Send, data: bytes, *, more: bool = True) -> None:
+    """Send part of a response.
+
+    Raises:
+        ClientDisconnect: the client has taken nothing for too long.
+    """
     try:
         async with asyncio.timeout(STALL_TIMEOUT):
             await send({"type": "http.response.body", "body": data, "more_body": more})

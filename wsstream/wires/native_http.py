@@ -1,0 +1,278 @@
+"""Native messages over HTTP, where no WebSocket gets through (docs/http.md, "Native messages over HTTP").
+
+One response carries what the server says, one POST after another what the client says. Behind it is the same
+`Dialogue`; only the `Line` is another. A connection is its response: who closes that, closes the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from typing import Any
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from wsstream.config import Config
+from wsstream.errors import BadRequest, Capacity, CloseCode, MalformedMessage, UnknownStream
+from wsstream.messages import SessionChanged, encode, explain
+from wsstream.registry import ConnectionInfo
+from wsstream.wires.base import StreamsLike
+from wsstream.wires.http import (
+    HEARTBEAT,
+    STREAM_HEADERS,
+    Call,
+    Endpoint,
+    read_json,
+    refuse,
+    watched,
+    write,
+)
+from wsstream.wires.native import Dialogue, Hub
+
+logger = logging.getLogger(__name__)
+
+HIGH = 32 * 1024
+"""Bytes that wait for a client which does not read, before chunks wait in their logs instead."""
+MAX_HELD = 64 * 1024 + HIGH
+"""Bytes of control messages kept beyond that; a client that provokes more is cut off."""
+BUFFER_CHECK = 2.0
+"""Seconds within which a client must have said something more. It answers the first heartbeat as soon as it sees that:
+silence means that something on the way keeps the events back.
+"""
+HELD_BACK = "a proxy holds the events back: see docs/http.md, Buffering proxies"
+MAX_MESSAGES = 1024
+"""Messages in one POST."""
+
+
+class NoSuchConnection(UnknownStream):
+    """There is no such connection"""
+
+
+class EventLine(Response):
+    """One connection: the response that carries its messages, and the `Line` of its dialogue."""
+
+    def __init__(self, hub: Hub, streams: StreamsLike, request: Request, first: list[bytes]) -> None:
+        super().__init__(None, 200, STREAM_HEADERS, "text/event-stream")
+        del self.headers["content-length"]
+        self.connection_id = "c_" + secrets.token_urlsafe(16)
+        self.paused = False
+        self.visitor = who(streams)
+        self._hub = hub
+        self._remote = request.client.host if request.client else "local"
+        self._connected_at = time.time()
+        self._first = first
+        self._out: list[bytes] = []
+        self._held = 0
+        self._something = asyncio.Event()
+        self._over = False
+        self._heard = False
+        self.dialogue = Dialogue(_behind(hub, streams), self, batch=True)
+
+    # -- messages in
+
+    def receive(self, messages: list[bytes]) -> None:
+        """Act on what the client has sent."""
+        try:
+            for message in messages:
+                if len(message) > self._hub.settings.max_message_bytes:
+                    self.close(CloseCode.MESSAGE_TOO_BIG, "message too big")
+                    break
+                self.dialogue.receive(message)
+        except Exception:
+            logger.exception("connection %s: failed unexpectedly", self.connection_id)
+            self.dialogue.on_broken()
+        self.dialogue.carry_out()
+
+    def on_post(self, messages: list[bytes]) -> None:
+        """A later POST has come."""
+        self._heard = True
+        self.receive(messages)
+
+    # -- the line
+
+    def write(self, data: bytes) -> None:
+        """Send frames: they become events."""
+        self._out += events(data)
+        self._held += len(data)
+        self.paused = self._held > HIGH
+        self._something.set()
+
+    def write_anyway(self, data: bytes) -> None:
+        """Send frames of control messages; a client that provokes too many of them is cut off."""
+        if self._held > MAX_HELD:
+            self._end()
+        else:
+            self.write(data)
+
+    def say_close(self, code: int, reason: str) -> None:
+        """Say why, and end the response."""
+        self._out.append(b"event: close\ndata: %b\n\n" % encode({"code": int(code), "reason": reason}))
+        self._end()
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection after what is pending was written."""
+        self.dialogue.close(code, reason)
+
+    def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None:
+        """Announce the end of this server."""
+        self.dialogue.go_away(deadline_ms, reconnect_after_ms)
+
+    def tell_session_changed(self, change: SessionChanged) -> None:
+        """Somebody else has changed this connection's session."""
+        self.dialogue.tell_session_changed(change)
+
+    def _end(self) -> None:
+        self._over = True
+        self._something.set()
+
+    # -- the response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Carry messages until one side closes."""
+        checking = self._hub.loop.call_later(BUFFER_CHECK, self._check_buffering)
+        try:
+            async with watched(scope, receive, self._end):
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                self.receive(self._first)
+                await self._carry(send)
+        finally:
+            checking.cancel()
+            self._hub.registry.remove(self)
+            self.dialogue.end()
+
+    async def _carry(self, send: Send) -> None:
+        while not self._over:
+            try:
+                async with asyncio.timeout(HEARTBEAT):
+                    await self._something.wait()
+            except TimeoutError:
+                self._out.append(b":\n\n")
+            await self._write_out(send)
+        with contextlib.suppress(ClientDisconnect):
+            await write(send, b"".join(self._out), more=False)
+
+    async def _write_out(self, send: Send) -> None:
+        self._something.clear()
+        out, self._out = self._out, []
+        if out:
+            await write(send, b"".join(out), more=not self._over)
+        self._held = sum(map(len, self._out))
+        if self.paused and self._held <= HIGH:
+            self.paused = False
+            self.dialogue.on_unpaused()
+
+    def _check_buffering(self) -> None:
+        if not self._heard and not self._over:
+            logger.warning("connection %s from %s: %s", self.connection_id, self._remote, HELD_BACK)
+            self.close(CloseCode.TRY_AGAIN_LATER, HELD_BACK)
+
+    # -- what is known of it
+
+    @property
+    def session_id(self) -> str | None:
+        """The session that its client has named, or was given."""
+        return self.dialogue.session_id
+
+    def statistics(self) -> ConnectionInfo:
+        """What is known of this connection."""
+        dialogue = self.dialogue
+        return ConnectionInfo(
+            connection_id=self.connection_id,
+            session_id=self.session_id,
+            user_id=dialogue.user_id,
+            remote=self._remote,
+            connected_at=self._connected_at,
+            streams=len(dialogue.attachments),
+            messages_received=dialogue.messages_received,
+            bytes_sent=dialogue.bytes_sent,
+            round_trip=dialogue.core.round_trip,
+        )
+
+
+def who(streams: StreamsLike) -> Any:
+    """Whose streams these are: whoever posts to a connection must be who has opened it."""
+    return getattr(streams, "user", None)
+
+
+class _VisitorsHub(Hub):
+    """What the connections of a server share, but for the streams: those are one visitor's."""
+
+    __slots__ = ()
+
+    def __init__(self, hub: Hub, streams: StreamsLike) -> None:
+        for name in Hub.__slots__:
+            setattr(self, name, getattr(hub, name))
+        self.streams = streams
+
+
+def _behind(hub: Hub, streams: StreamsLike) -> Hub:
+    return hub if streams is hub.streams else _VisitorsHub(hub, streams)
+
+
+def events(frames: bytes) -> list[bytes]:
+    """The messages of text frames, which are unmasked and whole (RFC 6455, section 5.2), as server-sent events."""
+    found = []
+    at = 0
+    while at < len(frames):
+        size = frames[at + 1]
+        at += 2
+        if size > 125:
+            width = 2 if size == 126 else 8
+            size = int.from_bytes(frames[at : at + width], "big")
+            at += width
+        found.append(b"data: %b\n\n" % frames[at : at + size])
+        at += size
+    return found
+
+
+class NativeHttp:
+    """The endpoints."""
+
+    def __init__(self, hub: Hub, config: Config) -> None:
+        self._hub = hub
+        self._max_body = config.max_body_bytes
+
+    async def open(self, call: Call) -> Response:
+        """``POST /api/native``: a new connection. The body is its first message, or messages."""
+        first = await self._messages(call.request)
+        line = EventLine(self._hub, call.streams, call.request, first)
+        if not self._hub.registry.admit(line):
+            line.dialogue.end()
+            raise Capacity(retry_after=1.0)
+        return line
+
+    async def post(self, call: Call) -> Response:
+        """``POST /api/native/{connection_id}``: further messages of the client."""
+        line = self._hub.registry.get(call.request.path_params["connection_id"])
+        if not isinstance(line, EventLine) or line.visitor != who(call.streams):
+            raise NoSuchConnection
+        line.on_post(await self._messages(call.request))
+        return Response(status_code=204)
+
+    async def _messages(self, request: Request) -> list[bytes]:
+        body = await read_json(request, msgspec.Raw, self._max_body)
+        data = bytes(body).strip()
+        if not data.startswith(b"["):
+            return [data]
+        try:
+            messages = [bytes(raw) for raw in msgspec.json.decode(data, type=list[msgspec.Raw])]
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise MalformedMessage(explain(error)) from None
+        if not messages or len(messages) > MAX_MESSAGES:
+            raise BadRequest(f"An array of messages holds 1 to {MAX_MESSAGES}")
+        return messages
+
+
+def endpoints(hub: Hub, config: Config) -> list[Endpoint]:
+    """The wire's addresses."""
+    native = NativeHttp(hub, config)
+    return [
+        Endpoint("POST", "/api/native", native.open, refuse),
+        Endpoint("POST", "/api/native/{connection_id}", native.post, refuse),
+    ]
