@@ -429,6 +429,11 @@ def digest_of(asked: ChatRequested) -> bytes:
     return hashlib.blake2b(encode([asked.messages, asked.message, asked.config, asked.model]), digest_size=16).digest()
 
 
+def short_name(text: str) -> str:
+    """A name of fixed length that says nothing about ``text`` and is always the same for it."""
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
 def explain(error: Exception) -> str:
     """What is wrong with a message that cannot be decoded, fit to be sent back."""
     # msgspec names the field and the expected type, never the value: safe to send back.

@@ -28,7 +28,7 @@ from wsstream.registry import Registry
 from wsstream.stores import open_store
 from wsstream.streams import Streams
 from wsstream.web import make_app
-from wsstream.wires import native_http, sse
+from wsstream.wires import native_http, openai_api, sse
 from wsstream.wires.base import OpenGate
 from wsstream.wires.http import Endpoint
 from wsstream.wires.native import Hub
@@ -132,7 +132,16 @@ class Server:
 
     def _wires(self, hub: Hub) -> list[list[Endpoint]]:
         """The HTTP ways to read the logs, beside the WebSocket."""
-        return [sse.endpoints(self.config), native_http.endpoints(hub, self.config)]
+        return [
+            sse.endpoints(self.config),
+            native_http.endpoints(hub, self.config),
+            openai_api.endpoints(self.config, self._models),
+        ]
+
+    def _models(self) -> list[str]:
+        """What can be asked for by name; a provider may know others."""
+        own = ["demo", "demo:rate=0,tokens=200"] if self._default_provider == "demo" else []
+        return [*dict.fromkeys([self.config.model, *own])] if self.config.model else own
 
     def _provider(self, name: str | None) -> Provider:
         """The provider of a name; only those of the table and the configured one: a client must not import things."""

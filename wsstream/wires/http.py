@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from wsstream.chunklog import ChunkLog
 from wsstream.chunks import Outcome
 from wsstream.errors import (
     BadRequest,
@@ -321,7 +322,9 @@ class LogResponse(Response):
         headers: Mapping[str, str] | None = None,
         media_type: str = "text/event-stream",
         heartbeat: float = HEARTBEAT,
+        early: Callable[[Outcome], Response] | None = None,
     ) -> None:
+        """``early`` makes the whole response of a failure that comes within a second, before any chunk."""
         super().__init__(None, 200, {**STREAM_HEADERS, **(headers or {})}, media_type)
         del self.headers["content-length"]
         self._streams = streams
@@ -330,6 +333,7 @@ class LogResponse(Response):
         self._after = after
         self._cancel_on_close = cancel_on_close
         self._heartbeat = heartbeat
+        self._early = early
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Tell everything."""
@@ -338,19 +342,28 @@ class LogResponse(Response):
         try:
             async with reader, watched(scope, receive, reader.close):
                 await stored(self._stream)
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                told = await self._tell(reader, send)
+                first = None if self._early is None else await reader.next(FIRST_HEARTBEAT)
+                if self._early is not None and isinstance(first, Outcome) and first.error_type is not None:
+                    told = True
+                    await self._early(first)(scope, receive, send)
+                else:
+                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                    told = await self._tell(reader, send, first)
+        except StopAsyncIteration:
+            raise ClientDisconnect from None
         finally:
             if self._cancel_on_close and not told and not self._stream.log.attachments:
                 self._streams.cancel(self._stream)
+            if self.background is not None:
+                await self.background()
 
-    async def _tell(self, reader: LogReader, send: Send) -> bool:
-        """Send it all; False where the client has left before the end."""
+    async def _tell(self, reader: LogReader, send: Send, first: Span | Outcome | None) -> bool:
+        """Send it all, ``first`` first; False where the client has left before the end."""
         await write(send, self._script.begin())
         patience = min(FIRST_HEARTBEAT, self._heartbeat)
         while True:
             try:
-                item = await reader.next(patience)
+                item, first = first or await reader.next(patience), None
             except StopAsyncIteration:
                 return False
             patience = self._heartbeat
@@ -374,6 +387,13 @@ async def write(send: Send, data: bytes, *, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": more})
     except TimeoutError:
         raise ClientDisconnect from None
+
+
+async def loaded(streams: StreamsLike, stream: StreamLike) -> ChunkLog:
+    """The log of a stream with its chunks in memory, from the store where they are not; use it before waiting again."""
+    while (loading := streams.load(stream)) is not None:
+        await asyncio.shield(loading)
+    return stream.log
 
 
 async def wait_outcome(call: Call, stream: StreamLike, after: int = 0) -> Outcome | None:

@@ -7,7 +7,6 @@ An event's id is the chunk's, so that ``Last-Event-ID`` is all a client needs to
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 import time
 from typing import Any
@@ -29,6 +28,7 @@ from wsstream.wires.http import (
     KeyReused,
     LogResponse,
     json_response,
+    loaded,
     new_session,
     read_json,
     refuse,
@@ -218,7 +218,7 @@ def names(call: Call, body: ChatBody) -> tuple[str, str]:
         return body.session_id or new_session(), "r_" + secrets.token_urlsafe(16)
     if len(key) > 128:
         raise BadRequest("Idempotency-Key: at most 128 characters")
-    return body.session_id or "ses_" + hashlib.blake2b(key.encode(), digest_size=16).hexdigest(), key
+    return body.session_id or "ses_" + m.short_name(key), key
 
 
 def flag(call: Call, name: str) -> bool:
@@ -285,12 +285,12 @@ class Chat:
             return Response(status_code=204)  # which nobody reads
         if outcome.error_type is not None:
             failure = msgspec.json.decode(_failure(outcome))
-            partial = {"stream_id": stream.stream_id, "content": await whole_text(call.streams, stream)}
+            partial = {"stream_id": stream.stream_id, "content": (await loaded(call.streams, stream)).text()}
             headers |= retry_after(outcome.retry_after)
             return json_response({**failure, **partial}, status_of_failure(outcome), headers)
         usage = outcome.usage or Usage(0, stream.log.tail)
         answer = Answer(
-            content=await whole_text(call.streams, stream),
+            content=(await loaded(call.streams, stream)).text(),
             finish_reason=outcome.finish_reason or "stop",
             stream_id=stream.stream_id,
             session_id=session_id,
@@ -357,13 +357,6 @@ def usage_of(usage: Usage) -> dict[str, int]:
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
     }
-
-
-async def whole_text(streams: StreamsLike, stream: StreamLike) -> str:
-    """The text of an answer, from the store where it is not in memory."""
-    while (loading := streams.load(stream)) is not None:
-        await asyncio.shield(loading)
-    return stream.log.text()
 
 
 async def cancel(streams: StreamsLike, stream: StreamLike) -> Outcome | None:
