@@ -28,7 +28,7 @@ from wsstream.registry import Registry
 from wsstream.stores import open_store
 from wsstream.streams import Streams
 from wsstream.web import make_app
-from wsstream.wires import native_http, openai_api, sse
+from wsstream.wires import durable, native_http, openai_api, sse
 from wsstream.wires.base import OpenGate
 from wsstream.wires.http import Endpoint
 from wsstream.wires.native import Hub
@@ -136,6 +136,7 @@ class Server:
             sse.endpoints(self.config),
             native_http.endpoints(hub, self.config),
             openai_api.endpoints(self.config, self._models),
+            durable.endpoints(self.config),
         ]
 
     def _models(self) -> list[str]:

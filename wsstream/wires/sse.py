@@ -119,26 +119,34 @@ class Events:
     def end(self, outcome: Outcome) -> bytes:
         """`done` or `error`."""
         log = self._stream.log
-        told = _failure(outcome) if outcome.error_type is not None else encode(done(outcome, log.tail))
-        return _event(b"%d%b" % (log.tail, END.encode()), told)
+        return _event(b"%d%b" % (log.tail, END.encode()), end_message(outcome, log.tail))
 
     def beat(self) -> bytes:
         """A comment, which clients do not see."""
         return b": %d\n\n" % (time.time() * 1000)
 
 
-_TYPES = [b'"%b","content":"' % name for name in (b"token", b"reasoning", b"tool_call", b"data")]
+_TYPES = [b'"type":"%b","content":"' % name for name in (b"token", b"reasoning", b"tool_call", b"data")]
+
+
+def chunk_fields(entry: Entry) -> bytes:
+    """The members of the JSON object that tells a chunk."""
+    if entry.kind == Kind.REWIND:
+        return b'"type":"rewind",%b' % entry.body
+    return b'%b%b"' % (_TYPES[entry.kind], entry.body)
 
 
 def _chunk(entry: Entry) -> bytes:
-    chunk_id, kind, body = entry
-    if kind == Kind.REWIND:
-        return b'id: %d\ndata: {"type":"rewind",%b}\n\n' % (chunk_id, body)
-    return b'id: %d\ndata: {"type":%b%b"}\n\n' % (chunk_id, _TYPES[kind], body)
+    return b"id: %d\ndata: {%b}\n\n" % (entry.chunk_id, chunk_fields(entry))
 
 
 def _event(event_id: bytes, data: bytes) -> bytes:
     return b"id: %b\ndata: %b\n\n" % (event_id, data)
+
+
+def end_message(outcome: Outcome, chunks: int) -> bytes:
+    """`done` or `error`."""
+    return _failure(outcome) if outcome.error_type is not None else encode(done(outcome, chunks))
 
 
 def _failure(outcome: Outcome) -> bytes:

@@ -1,0 +1,57 @@
+"""One log, many wires: what was begun on one is read on, chunk by chunk, on the others."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from tests.conftest import Serve
+from tests.native import Native, connected
+from tests.wires.http import browsing, events, text_of
+from wsstream.server import Server
+
+CROSSINGS = 200
+TOKENS = 60
+FIRST_DELTA = 3
+"""What the ``sequence_number`` of an answer that is text only is ahead of the chunk's id."""
+
+
+async def _read_killed(server: Server, k: int) -> tuple[str, str]:
+    """Begin on a WebSocket and lose it behind chunk ``k``; the stream, and what was read."""
+    async with connected(server, subprotocol=None, window=k) as native:
+        stream_id = await native.ask(model=f"demo:rate=0,tokens={TOKENS}")
+        answer = await _read_to(native, stream_id, k)
+        native.drop()
+    return stream_id, answer
+
+
+async def _read_to(native: Native, stream_id: str, k: int) -> str:
+    answer = native.answer(stream_id)
+    while answer.last < k:
+        await native.receive()
+    assert answer.last == k
+    return answer.text
+
+
+@pytest.mark.parametrize("seed", [1])
+async def test_three_wires_make_one_answer(serve: Serve, seed: int) -> None:
+    """WebSocket to chunk k, events to chunk j, a response's events to the end: joined, they are the log."""
+    server = await serve(on_orphan="continue")
+    dice = random.Random(seed)
+    async with browsing(server) as client:
+        for _ in range(CROSSINGS):
+            k = dice.randint(1, TOKENS - 1)
+            stream_id, first = await _read_killed(server, k)
+            j = dice.randint(k, TOKENS)
+            headers = {"Last-Event-ID": str(k)}
+            async with events(client, "GET", f"/api/streams/{stream_id}", headers=headers) as stream:
+                second = [event for event in [await stream.next() for _ in range(j - k + 1)] if event is not None]
+            params = {"stream": "true", "starting_after": j + FIRST_DELTA}
+            async with events(client, "GET", f"/v1/responses/{stream_id}", params=params) as stream:
+                third = await stream.rest()
+            rest = "".join(e.data["delta"] for e in third if e.data["type"] == "response.output_text.delta")
+            log = server.streams.get(stream_id).log
+            assert [event.id for event in second[1:]] == [str(n) for n in range(k + 1, j + 1)]
+            assert first + text_of(second) + rest == log.text(), json.dumps([k, j])
