@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types unit js js-full browser slow bench bench-browser constraints clean
+.PHONY: run test lint types unit proxies js js-full browser slow bench bench-browser constraints clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m wsstream
@@ -31,8 +31,14 @@ lint: $(VENV)/.tested
 types: $(VENV)/.tested
 	$(BIN)/mypy
 
-unit: $(VENV)/.tested
+unit: $(VENV)/.tested proxies
 	$(BIN)/python -m pytest -m "not slow" -q
+
+# Real proxies for tests/wires/test_proxies.py, which are skipped without them.
+proxies:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v nginx && command -v haproxy; } >/dev/null; then \
+		apt-get install -qq -y --no-install-recommends nginx-light haproxy >/dev/null \
+			|| echo "no nginx or HAProxy here: the tests behind them are skipped"; fi
 
 # The browser client has no dependencies; its tests need only node.
 js:

@@ -161,7 +161,7 @@ class EventLine(Response):
         self._something.clear()
         out, self._out = self._out, []
         if out:
-            await write(send, b"".join(out), more=not self._over)
+            await write(send, b"".join(out))
         self._held = sum(map(len, self._out))
         if self.paused and self._held <= HIGH:
             self.paused = False
