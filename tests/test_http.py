@@ -8,6 +8,7 @@ import logging
 
 import pytest
 
+from tests.answers import until
 from tests.conftest import Serve
 from tests.native import PATIENCE, UPGRADE, fetch, frame
 from wsstream import http
@@ -225,3 +226,21 @@ async def test_garbage_is_refused(serve: Serve, caplog: pytest.LogCaptureFixture
     caplog.clear()
     assert status(await fetch(server, data)) == 400
     assert len([record for record in caplog.records if record.levelno >= logging.INFO]) <= 1
+
+
+# -- what a streamed response may ask of its connection
+
+
+async def test_who_streams_is_told_that_the_client_has_left(serve: Serve) -> None:
+    """Also where another request waits behind the streamed one, of which the library tells nobody."""
+    server = await serve(on_orphan="continue")
+    body = b'{"message":"hi","model":"demo:rate=1,tokens=100","session_id":"s"}'
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    head = b"POST /api/chat/stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    writer.write(head % len(body) + body)
+    await until(lambda: server.streams.of_session("s") and server.streams.of_session("s")[0].log.attachments)
+    log = server.streams.of_session("s")[0].log
+    writer.write(PAGE + b"\r\n")
+    await writer.drain()
+    writer.transport.abort()
+    await until(lambda: not log.attachments)

@@ -60,7 +60,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     max_running_streams: Annotated[Count, Meta(description="answers running at once")] = 1000
     max_streams: Annotated[Count, Meta(description="running streams one connection may follow")] = 16
-    max_connections: Annotated[Count, Meta(description="WebSockets open at once")] = 10_000
+    max_connections: Annotated[Count, Meta(description="WebSockets open at once; as many HTTP calls")] = 10_000
     max_message_bytes: Annotated[Bytes, Meta(description="the largest message read from a client")] = 64 * 1024
     max_body_bytes: Annotated[Bytes, Meta(description="the largest HTTP request body")] = 1024 * 1024
     max_prompt_chars: Annotated[Count, Meta(description="the longest newest message, and system prompt")] = 10_000

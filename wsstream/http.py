@@ -15,7 +15,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 REQUEST_TIMEOUT = 10.0
-"""Seconds for a whole request, from its first byte; for the first one, from the connection's beginning."""
+"""Seconds for a request's head, from its first byte or the connection's beginning; and once more for its body."""
 MAX_HEAD = 16 * 1024
 WRITE_HIGH = 32 * 1024
 SEND_BUFFER = 64 * 1024
@@ -112,6 +112,12 @@ class GuardedHttp(HttpToolsProtocol):
         """One header."""
         self._count(len(name) + len(value) + 4)
         super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The body may follow."""
+        self._stop_timer()
+        self._start_timer()
+        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """The request is whole."""

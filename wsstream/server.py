@@ -107,7 +107,7 @@ class Server:
         self._hub = hub
         self._http = _HttpServer(
             uvicorn.Config(
-                make_app(self.health, OpenGate(self.streams), self._wires(hub)),
+                make_app(self.health, OpenGate(self.streams), self._wires(hub), self.config.max_connections),
                 http=GuardedHttp,
                 ws=native,  # type: ignore[arg-type]
                 lifespan="off",
@@ -183,6 +183,7 @@ class Server:
         if self._drained:
             return
         self._drained = True
+        self.streams.draining = True
         self.registry.announce_drain(self.config.drain_timeout)
         deadline = time.monotonic() + self.config.drain_timeout
         finished = await self.streams.wait_idle(self.config.drain_timeout)

@@ -22,6 +22,7 @@ from wsstream.config import Config
 from wsstream.errors import (
     BadRequest,
     Capacity,
+    Draining,
     InternalFailure,
     Interrupted,
     LogTrimmed,
@@ -152,6 +153,8 @@ class Streams:
         self._idle = asyncio.Event()
         self._idle.set()
         self._all_read: asyncio.Event | None = None
+        self.draining = False
+        """Whether nothing new is begun any more."""
         self._started = 0
         self._retries = 0
         self._dropped = 0
@@ -192,10 +195,13 @@ class Streams:
         Raises:
             BadRequest: the request names a provider or setting that there is not.
             Capacity: too many answers are running.
+            Draining: the server is going away.
         """
         known = self._requests.get((session_id, asked.request_id))
         if known is not None:
             return self._streams[known]
+        if self.draining:
+            raise Draining(retry_after=1.0)
         if len(self._running) >= self._config.max_running_streams:
             raise Capacity(retry_after=1.0)
         config = asked.config or ChatConfig()

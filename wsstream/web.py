@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wsstream.wires.base import Gate
-from wsstream.wires.http import Endpoint, routes
+from wsstream.wires.http import MAX_CALLS, Endpoint, routes
 
 PAGE_HEADERS = {
     # Only what this origin serves runs or loads, and nothing may frame it.
@@ -41,13 +41,19 @@ def web_root() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "clients"
 
 
-def make_app(health: Callable[[], dict[str, Any]], gate: Gate, wires: Sequence[Sequence[Endpoint]]) -> Starlette:
+def make_app(
+    health: Callable[[], dict[str, Any]],
+    gate: Gate,
+    wires: Sequence[Sequence[Endpoint]],
+    max_calls: int = MAX_CALLS,
+) -> Starlette:
     """The application.
 
     Args:
         health: says how the server is; its ``status`` is `ok`, `degraded` or `draining`.
         gate: what every call of a wire passes first.
         wires: the endpoints of each.
+        max_calls: of all wires together that may be under way at once.
     """
     root = web_root()
 
@@ -80,7 +86,7 @@ def make_app(health: Callable[[], dict[str, Any]], gate: Gate, wires: Sequence[S
             Route("/ws", upgrade_required),
             Mount("/static/js", StaticFiles(directory=root / "js")),
             Mount("/static/chat", StaticFiles(directory=root / "chat")),
-            *routes(gate, [endpoint for wire in wires for endpoint in wire]),
+            *routes(gate, [endpoint for wire in wires for endpoint in wire], max_calls),
         ]
     )
     app.add_middleware(_Headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import httpx2 as httpx
 import pytest
 
 from tests.answers import begun, until
-from tests.conftest import SCRIPTED, Serve
+from tests.conftest import ROOT, SCRIPTED, Serve
 from tests.data.scripted import Scripted
 from tests.native import connected
 from tests.wires.http import Event, Events, browsing, events
@@ -233,6 +234,19 @@ async def test_sockets_cannot_be_posted_to(serve: Serve) -> None:
         connection_id = (await native.hello())["connection_id"]
         reply = await client.post(f"/api/native/{connection_id}", json={"type": "heartbeat"})
     assert reply.status_code == 404
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed here")
+async def test_the_browser_client_speaks_it(serve: Serve) -> None:
+    """The project's own client, its WebSocket taken away, reads an answer here and resumes one that was cut."""
+    server = await serve()
+    script = ROOT / "tests" / "wires" / "browser_client.mjs"
+    process = await asyncio.create_subprocess_exec(
+        "node", str(script), server.url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    async with asyncio.timeout(30):
+        output, _ = await process.communicate()
+    assert output.decode() == "ok\n"
 
 
 @pytest.mark.parametrize("size", [1, 125, 126, 65535, 65536])

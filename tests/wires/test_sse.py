@@ -370,6 +370,38 @@ async def test_a_full_server(serve: Serve, scripted: Scripted) -> None:
     assert reply.json()["error_type"] == "capacity"
 
 
+async def test_too_many_viewers(serve: Serve, scripted: Scripted) -> None:
+    """As many calls as WebSockets may be under way; one more is 503, until one of them is over."""
+    server = await serve(provider=SCRIPTED, max_connections=1)
+    async with browsing(server) as client:
+        async with events(client, "POST", "/api/chat/stream", json={"message": "hi"}) as stream:
+            await stream.next()
+            assert (await client.get("/api/sessions/s/streams")).status_code == 503
+            scripted.last.finish()
+            await stream.rest()
+        assert (await client.get("/api/sessions/s/streams")).status_code == 200
+
+
+async def test_a_draining_server(serve: Serve, scripted: Scripted) -> None:
+    """Nothing new is begun; what runs can be gone on with and is read to its end."""
+    server = await serve(provider=SCRIPTED, drain_timeout=5.0)
+    async with browsing(server) as client:
+        async with events(client, "POST", "/api/chat/stream", json={"message": "hi"}) as stream:
+            start = await stream.next()
+            assert start is not None
+            draining = asyncio.create_task(server.drain())
+            await until(lambda: server.streams.draining)
+            reply = await client.post("/api/chat", json={"message": "hi"})
+            assert reply.status_code == 503
+            assert reply.headers["retry-after"]
+            path = f"/api/streams/{start.data['stream_id']}"
+            async with events(client, "GET", path) as second:
+                scripted.last.put("bye")
+                scripted.last.finish()
+                assert text_of(await second.rest()) == text_of(await stream.rest()) == "bye"
+        await draining
+
+
 async def test_a_client_that_takes_nothing_is_left(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is behind in the log by a bounded number of chunks, and after a while its connection is given up."""
     monkeypatch.setattr(wire, "STALL_TIMEOUT", 0.3)

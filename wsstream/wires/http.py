@@ -50,6 +50,8 @@ HEARTBEAT = 15.0
 FIRST_HEARTBEAT = 1.0
 STALL_TIMEOUT = 60.0
 """Seconds that a client may take nothing of what it is sent; it can come back and go on where it was."""
+MAX_CALLS = 10_000
+"""Calls under way at once, streamed responses among them."""
 BODY_TIMEOUT = 8.0
 """Seconds for a request's body."""
 
@@ -149,28 +151,49 @@ def visitor(request: Request) -> Visitor:
     return Visitor(dict(request.headers), request.client.host if request.client else "local")
 
 
-def routes(gate: Gate, endpoints: Sequence[Endpoint]) -> list[Route]:
-    """The endpoints behind the gate, for Starlette."""
+class Turnstile:
+    """Counts who is in."""
+
+    __slots__ = ("inside", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.inside = 0
+
+    def __enter__(self) -> None:
+        if self.inside >= self.limit:
+            raise Capacity(retry_after=1.0)
+        self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.inside -= 1
+
+
+def routes(gate: Gate, endpoints: Sequence[Endpoint], max_calls: int = MAX_CALLS) -> list[Route]:
+    """The endpoints behind the gate, for Starlette; no more than ``max_calls`` are under way at once."""
+    turnstile = Turnstile(max_calls)
     paths: dict[str, dict[str, Endpoint]] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
-    return [Route(path, _Door(gate, methods), methods=list(methods)) for path, methods in paths.items()]
+    return [Route(path, _Door(gate, turnstile, methods), methods=list(methods)) for path, methods in paths.items()]
 
 
 class _Door:
     """All endpoints of one path."""
 
-    def __init__(self, gate: Gate, methods: Mapping[str, Endpoint]) -> None:
+    def __init__(self, gate: Gate, turnstile: Turnstile, methods: Mapping[str, Endpoint]) -> None:
         self._gate = gate
+        self._turnstile = turnstile
         self._methods = methods
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         endpoint = self._methods.get(request.method) or self._methods["GET"]  # Starlette answers HEAD where GET is
         try:
-            streams = await self._gate.enter(visitor(request))
-            response = await endpoint.handle(Call(request, streams))
-            await response(scope, receive, send)
+            with self._turnstile:
+                streams = await self._gate.enter(visitor(request))
+                response = await endpoint.handle(Call(request, streams))
+                await response(scope, receive, send)
         except WsstreamError as error:
             await endpoint.refuse(error)(scope, receive, send)
         except ClientDisconnect:
