@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import Serve
 from tests.native import Native, connected
 from tests.wires.http import browsing, events, text_of
+from wsstream.config import Config
 from wsstream.server import Server
 
 CROSSINGS = 200
@@ -55,3 +58,23 @@ async def test_three_wires_make_one_answer(serve: Serve, seed: int) -> None:
             log = server.streams.get(stream_id).log
             assert [event.id for event in second[1:]] == [str(n) for n in range(k + 1, j + 1)]
             assert first + text_of(second) + rest == log.text(), json.dumps([k, j])
+
+
+async def test_every_wire_reads_from_the_store(tmp_path: Path) -> None:
+    """After a restart the chunks are in the store alone, and all wires read the same answer from there, at once."""
+    config = Config(port=0, provider="demo", listeners=1, store=f"sqlite:{tmp_path}/logs.db")
+    async with Server(config).running() as server, browsing(server) as client:
+        asked = {"message": "hi", "model": f"demo:rate=0,tokens={TOKENS}", "session_id": "s"}
+        answer = (await client.post("/api/chat", json=asked)).json()
+    stream_id, text = answer["stream_id"], answer["content"]
+    async with Server(config).running() as server, browsing(server) as client:
+        assert not server.streams.get(stream_id).log.loaded
+        paths = [f"/api/streams/{stream_id}", f"/durable/{stream_id}", f"/v1/responses/{stream_id}"]
+        sse, durable, response = await asyncio.gather(*[client.get(path) for path in paths])
+        async with events(client, "GET", f"/v1/streams/{stream_id}") as stream:
+            chunks = [event.data["choices"][0]["delta"].get("content", "") for event in (await stream.rest())[:-1]]
+    told = [json.loads(line[6:]) for line in sse.text.split("\n") if line.startswith("data: ")]
+    assert "".join(message["content"] for message in told if message["type"] == "token") == text
+    assert "".join(message["content"] for message in durable.json() if message["type"] == "token") == text
+    assert response.json()["output"][0]["content"][0]["text"] == text
+    assert "".join(chunks) == text
