@@ -27,6 +27,7 @@ from wsstream.errors import (
     LogTrimmed,
     MalformedMessage,
     MessageTooLarge,
+    PromptTooLong,
     ProviderError,
     ProviderRateLimited,
     ProviderTimeout,
@@ -48,6 +49,7 @@ from wsstream.errors import (
 # Every concrete error: its `error_type`, the close code it ends a connection with, and whether trying again can help.
 ON_THE_WIRE = {
     BadRequest: ("bad_request", None, False),
+    PromptTooLong: ("bad_request", None, False),
     MalformedMessage: ("bad_request", None, False),
     UnknownMessage: ("unknown_message", None, False),
     Unauthorized: ("unauthorized", 3000, False),

@@ -7,6 +7,7 @@
     ├── LocalError                  our own side used the protocol core wrongly; nothing was changed
     ├── RequestError                a message cannot be served: an `error` message, the connection goes on
     │   ├── BadRequest
+    │   │   ├── PromptTooLong       the newest message is longer than this server takes
     │   │   └── MalformedMessage    not even a message; several in a row close the connection
     │   ├── UnknownMessage
     │   ├── Unauthorized            closes 3000
