@@ -370,6 +370,21 @@ async def test_a_full_server(serve: Serve, scripted: Scripted) -> None:
     assert reply.json()["error_type"] == "capacity"
 
 
+async def test_the_head_of_a_stream(serve: Serve, scripted: Scripted) -> None:
+    """``HEAD`` of an answer that runs does not wait for it."""
+    server = await serve(provider=SCRIPTED)
+    async with (
+        browsing(server) as client,
+        events(client, "POST", "/api/chat/stream", json={"message": "hi"}) as stream,
+    ):
+        start = await stream.next()
+        assert start is not None
+        reply = await client.head(f"/api/streams/{start.data['stream_id']}")
+        assert reply.status_code == 200
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        assert len(server.streams.get(start.data["stream_id"]).log.attachments) == 1
+
+
 async def test_too_many_viewers(serve: Serve, scripted: Scripted) -> None:
     """As many calls as WebSockets may be under way; one more is 503, until one of them is over."""
     server = await serve(provider=SCRIPTED, max_connections=1)
