@@ -525,6 +525,7 @@ class Rewind(msgspec.Struct, frozen=True):
 
     to_chunk_id: int
     reason: str = ""
+    withdrawn: int | None = None
 
 
 _decode_rewind = msgspec.json.Decoder(Rewind).decode

@@ -120,7 +120,7 @@ async def test_failures_raise_what_the_client_knows(
         await until(lambda: scripted.runs)
         scripted.last.fail(failure)
 
-    async with asking(await serve(provider=SCRIPTED)) as client:
+    async with asking(await serve(provider=SCRIPTED, retries=0)) as client:
         failing = asyncio.create_task(fail())
         with pytest.raises(error) as caught:
             await client.chat.completions.create(model="m", messages=ASK, stream=streamed)
@@ -131,7 +131,7 @@ async def test_failures_raise_what_the_client_knows(
 
 async def test_a_failure_in_the_middle(serve: Serve, scripted: Scripted) -> None:
     """Behind the first chunk a failure is an error in the stream, which the client raises."""
-    async with asking(await serve(provider=SCRIPTED)) as client:
+    async with asking(await serve(provider=SCRIPTED, retries=0)) as client:
         creating = asyncio.create_task(client.chat.completions.create(model="m", messages=ASK, stream=True))
         await until(lambda: scripted.runs)
         scripted.last.put("part")

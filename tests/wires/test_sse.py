@@ -16,6 +16,7 @@ from tests.wires.http import browsing, events, text_of
 from wsstream.chunks import Delta, Kind
 from wsstream.errors import ChunkTimeout, ContentFiltered, InternalFailure, ProviderError, ProviderRateLimited
 from wsstream.errors import ProviderTimeout as LateProvider
+from wsstream.messages import StreamStatus
 from wsstream.wires import http as wire
 
 FAST = "demo:rate=0,tokens=40"
@@ -160,6 +161,31 @@ async def test_kinds_have_types_of_their_own(serve: Serve, scripted: Scripted) -
     ]
 
 
+async def test_why_people_wait(serve: Serve, scripted: Scripted) -> None:
+    """A status is an event without an id, and what was withdrawn is told as such."""
+    server = await serve(provider=SCRIPTED)
+    async with (
+        browsing(server) as client,
+        events(client, "POST", "/api/chat/stream", json={"message": "hi"}) as stream,
+    ):
+        start = await stream.next()
+        assert start is not None
+        log = server.streams.get(start.data["stream_id"]).log
+        log.tell_status(StreamStatus(stream_id=log.stream_id, status="retrying", message="Again", retry_count=1))
+        told = await stream.next()
+        assert told is not None
+        assert (told.id, told.data) == (
+            None,
+            {"type": "status", "status": "retrying", "message": "Again", "retry_count": 1},
+        )
+        await until(lambda: scripted.runs)
+        scripted.last.put("a")
+        assert (await stream.next()) is not None
+        log.rewind(0, "retry")
+        scripted.last.finish()
+        assert [event.data["type"] for event in await stream.rest()] == ["rewind", "done"]
+
+
 async def test_silence_is_bridged(serve: Serve, scripted: Scripted) -> None:
     """While nothing is there to tell, comments show that the line is alive; the first one does not wait long."""
     async with (
@@ -201,7 +227,7 @@ async def test_failures(serve: Serve, scripted: Scripted, failure: Exception, st
     assert told["error_type"] == answer.json()["error_type"]
 
 
-NO_RETRIES: dict[str, Any] = {}
+NO_RETRIES: dict[str, Any] = {"retries": 0}
 
 
 async def test_a_whole_answer(serve: Serve) -> None:

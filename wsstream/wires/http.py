@@ -39,7 +39,7 @@ from wsstream.errors import (
     UnknownStream,
     WsstreamError,
 )
-from wsstream.messages import explain
+from wsstream.messages import StreamStatus, explain
 from wsstream.wires.base import Gate, StreamLike, StreamsLike, Visitor
 from wsstream.wires.reader import LogReader, Span, stored
 
@@ -346,8 +346,11 @@ class LogResponse(Response):
         media_type: str = "text/event-stream",
         heartbeat: float = HEARTBEAT,
         early: Callable[[Outcome], Response] | None = None,
+        tell_status: Callable[[StreamStatus], bytes] | None = None,
     ) -> None:
-        """``early`` makes the whole response of a failure that comes within a second, before any chunk."""
+        """``tell_status`` writes why people wait; ``early`` makes the whole response of a failure that comes within a
+        second, before any chunk.
+        """
         super().__init__(None, 200, {**STREAM_HEADERS, **(headers or {})}, media_type)
         del self.headers["content-length"]
         self._streams = streams
@@ -357,6 +360,7 @@ class LogResponse(Response):
         self._cancel_on_close = cancel_on_close
         self._heartbeat = heartbeat
         self._early = early
+        self._tell_status = tell_status
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Tell everything."""
@@ -364,7 +368,7 @@ class LogResponse(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await send({"type": "http.response.body", "body": b""})
             return
-        reader = LogReader(self._streams, self._stream, self._after)
+        reader = LogReader(self._streams, self._stream, self._after, statuses=self._tell_status is not None)
         told = False
         try:
             async with reader, watched(scope, receive, reader.close):
@@ -394,9 +398,13 @@ class LogResponse(Response):
             except StopAsyncIteration:
                 return False
             patience = self._heartbeat
-            if item is None:
+            if self._tell_status is not None and (statuses := reader.taken_statuses()):
+                await write(send, b"".join(map(self._tell_status, statuses)))
+            elif item is None:
                 await write(send, self._script.beat())
-            elif isinstance(item, Outcome):
+            if item is None:
+                continue
+            if isinstance(item, Outcome):
                 await write(send, self._script.end(item), more=False)
                 return True
             else:

@@ -17,13 +17,15 @@ from wsstream.chunklog import Attachment
 from wsstream.chunks import Kind, Outcome
 from wsstream.errors import StoreError
 from wsstream.flow import SendWindow
-from wsstream.messages import Rewind, decode_body, read_rewind
+from wsstream.messages import Rewind, StreamStatus, decode_body, read_rewind
 from wsstream.wires.base import StreamLike, StreamsLike
 
 WINDOW = 200
 """Chunks that one write may hold."""
 WINDOW_BYTES = 256 * 1024
 """Bytes of chunks handed to the socket and not taken yet; a larger chunk goes alone."""
+MAX_STATUSES = 16
+"""Statuses kept for a client that does not read."""
 WRITE_SLICE = 16 * 1024
 """Bytes of chunks per write, so that a client that stops reading is noticed soon."""
 
@@ -112,7 +114,9 @@ class LogReader:
         *,
         window: int = WINDOW,
         window_bytes: int = WINDOW_BYTES,
+        statuses: bool = False,
     ) -> None:
+        """``statuses``: whether `next` comes back with None for them, too, and they are then in `taken_statuses`."""
         self._streams = streams
         self._stream = stream
         self._after = after
@@ -121,6 +125,8 @@ class LogReader:
         self._waiter: Future[bool] | None = None
         self._opening: Future[None] | None = None
         self._closed = False
+        self._wants_statuses = statuses
+        self._statuses: list[StreamStatus] = []
 
     async def __aenter__(self) -> LogReader:
         """Attach, when the store has read the chunks if it must.
@@ -161,6 +167,17 @@ class LogReader:
     def _attach(self) -> None:
         window = SendWindow(*self._limits, self._after)
         self._attachment = self._streams.attach(self._stream, window, self._on_roused)
+        if self._wants_statuses:
+            self._attachment.tell_statuses(self._on_status)
+
+    def _on_status(self, status: StreamStatus) -> None:
+        self._statuses = [*self._statuses[1 - MAX_STATUSES :], status]
+        self._wake(False)
+
+    def taken_statuses(self) -> list[StreamStatus]:
+        """Why people wait: what was said of that since the last call, the newest few."""
+        statuses, self._statuses = self._statuses, []
+        return statuses
 
     def close(self) -> None:
         """Detach. Idempotent."""
@@ -190,7 +207,7 @@ class LogReader:
             item = self._take(attachment)
             if item is not None:
                 return item
-            if not await self._wait(patience):
+            if self._statuses or not await self._wait(patience):
                 if self._closed:
                     raise StopAsyncIteration
                 return None

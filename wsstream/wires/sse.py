@@ -144,6 +144,15 @@ def _event(event_id: bytes, data: bytes) -> bytes:
     return b"id: %b\ndata: %b\n\n" % (event_id, data)
 
 
+def _status(status: m.StreamStatus) -> bytes:
+    """Why people wait: outside the log, so without an id."""
+    told: dict[str, Any] = {"type": "status", "status": status.status, "message": status.message}
+    for name in ("retry_count", "retry_after"):
+        if (value := getattr(status, name)) is not None:
+            told[name] = value
+    return b"data: %b\n\n" % encode(told)
+
+
 def end_message(outcome: Outcome, chunks: int) -> bytes:
     """`done` or `error`."""
     return _failure(outcome) if outcome.error_type is not None else encode(done(outcome, chunks))
@@ -172,7 +181,7 @@ def done(outcome: Outcome, chunks: int) -> Done:
         elapsed_seconds=outcome.elapsed_seconds,
         tokens_per_second=outcome.tokens_per_second,
         ttft_ms=outcome.ttft_ms,
-        parsed=getattr(outcome, "parsed", None),
+        parsed=outcome.parsed,
         receipt=outcome.receipt,
     )
 
@@ -279,6 +288,7 @@ class Chat:
             after,
             cancel_on_close=flag(call, "cancel_on_close"),
             heartbeat=self._heartbeat,
+            tell_status=_status,
             headers={"X-Wsstream-Stream-Id": stream.stream_id},
         )
 
@@ -305,7 +315,7 @@ class Chat:
             usage=usage_of(usage),
             model=stream.record.model,
             elapsed_seconds=outcome.elapsed_seconds,
-            parsed=getattr(outcome, "parsed", None),
+            parsed=outcome.parsed,
         )
         return json_response(answer, headers=headers)
 
