@@ -149,7 +149,7 @@ async def measure(store: str, tokens: int, rounds: int) -> None:
     """The figures of one store."""
     provider = LongAnswer(tokens)
     server = Server(Config(port=0, store=store, provider="demo", on_orphan="continue", listeners=1))
-    server._providers["demo"] = provider
+    server.assembly.providers["demo"] = provider
     async with server.running():
         await Figures(server, provider, store, rounds).print()
 

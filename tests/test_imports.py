@@ -77,7 +77,9 @@ RULE: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (("load", "load.*"), (*WORDS, *CORE, "load", "load.*"), "The load tester needs nothing of the server either."),
     # The shell ties the rest together.
     (("cli", "__main__"), (*WORDS, "config", "cli", "client", "terminal", "load", "server"), "Commands start things."),
-    (("server",), ("*",), "Only the server names concrete things."),
+    (("assembly",), ("*",), "The assembly room is where concrete things are named."),
+    (("server",), ("*",), "The server names what listens."),
+    (("asgi",), ("*",), "So does the application for other servers."),
     (
         ("testing", "testing.*"),
         (*WORDS, *CORE, "config", "chunklog", "frames", "producer", "providers.*", "stores.*", "testing.*"),
@@ -157,11 +159,17 @@ def test_tasks_never_import_tasks(name: str) -> None:
     assert others & {i.target for i in _own(name)} == set()
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if not _fits(name, (*CONCRETE, "server", "testing.*"))])
-def test_only_the_server_names_concrete_things(name: str) -> None:
-    """Providers and stores are known by their base alone, but to the server and to test worlds."""
+@pytest.mark.parametrize("name", [name for name in MODULES if not _fits(name, (*CONCRETE, "assembly", "testing.*"))])
+def test_only_the_assembly_room_names_concrete_things(name: str) -> None:
+    """Providers and stores are known by their base alone, but to the assembly room and to test worlds."""
     named = [i.target for i in _own(name) if _fits(i.target, CONCRETE) and i.target not in BASES]
     assert named == []
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in ("server", "asgi")])
+def test_only_what_listens_needs_the_assembly_room(name: str) -> None:
+    """What the assembly room ties together does not know it."""
+    assert "assembly" not in {i.target for i in _own(name)}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "server"])

@@ -16,7 +16,7 @@ from tests.data.scripted import Scripted
 from tests.native import Native, connected
 from wsstream.config import Config
 from wsstream.errors import ConfigError
-from wsstream.server import PortTaken, Server, default_provider, listen
+from wsstream.server import PortTaken, Server, listen
 
 # -- listening
 
@@ -80,13 +80,6 @@ async def test_ipv6(serve: Serve) -> None:
 
 
 # -- providers
-
-
-def test_the_default_provider() -> None:
-    """A key in the environment says which provider is wanted."""
-    assert default_provider({"OPENAI_API_KEY": "sk"}) == "openai"
-    assert default_provider({"OPENAI_API_KEY": ""}) == "demo"
-    assert default_provider({}) == "demo"
 
 
 async def test_a_provider_that_cannot_be_made_stops_the_start() -> None:

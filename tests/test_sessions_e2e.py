@@ -142,7 +142,7 @@ async def test_history_while_an_answer_ends(
     """An answer that ends between the reading of its message and the telling of it is told as it ended."""
     server = await serve(provider=SCRIPTED, store=store)
     read, told = asyncio.Event(), asyncio.Event()
-    ask = server._store.history
+    ask = server.assembly.store.history
 
     async def slowly(session_id: str) -> list[StoredMessage]:
         messages = await ask(session_id)
@@ -153,7 +153,7 @@ async def test_history_while_an_answer_ends(
     async with connected(server) as native:
         stream_id, run = await begun(native, scripted)
         run.put("text")
-        monkeypatch.setattr(server._store, "history", slowly)
+        monkeypatch.setattr(server.assembly.store, "history", slowly)
         await native.send("get_history")
         await read.wait()
         run.finish()

@@ -236,7 +236,7 @@ def test_a_client_names_no_provider_outside_the_table(name: str, monkeypatch: py
     server = Server(Config(store="memory:", provider="demo"))
     if name:
         with pytest.raises(BadRequest):
-            server._provider(name)
+            server.assembly.provider(name)
         assert imported == []
 
 

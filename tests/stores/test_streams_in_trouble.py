@@ -325,7 +325,7 @@ async def test_the_server_stays_up(scripted: Scripted, monkeypatch: pytest.Monke
     """On a disk that is full the answer fails, health says degraded, and with room again all works on."""
     monkeypatch.setattr("wsstream.stores.sqlite.RETRY", 0.02)
     disk = Disk()
-    monkeypatch.setattr("wsstream.server.open_store", lambda *_: SqliteStore("x.db", "process", disk.name))
+    monkeypatch.setattr("wsstream.assembly.open_store", lambda *_: SqliteStore("x.db", "process", disk.name))
     async with Server(Config(port=0, provider=SCRIPTED, listeners=1)).running() as server, connected(server) as native:
         stream_id = await native.ask()
         await native.round_trip()

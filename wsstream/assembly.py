@@ -1,0 +1,172 @@
+"""The assembly room: everything that one configuration makes, wired together, but for whatever listens.
+
+`wsstream.server` puts it behind sockets of its own, `wsstream.asgi` into somebody else's application. Only here, and in
+the server, concrete things are named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from wsstream import __version__
+from wsstream.config import Config
+from wsstream.errors import BadRequest, ConfigError
+from wsstream.providers import PROVIDERS, open_provider
+from wsstream.providers.base import Provider
+from wsstream.recovery import NO_CALLBACKS, OnFailure
+from wsstream.registry import Registry
+from wsstream.stores import open_store
+from wsstream.streams import Streams
+from wsstream.wires import durable, native_http, openai_api, sse
+from wsstream.wires.base import Gate, OpenGate
+from wsstream.wires.http import Endpoint
+from wsstream.wires.native import Hub
+
+logger = logging.getLogger(__name__)
+
+CLOSE_GRACE = 2.5
+"""Seconds that connections get to close after they were told to."""
+LAST_WORDS = 0.05
+"""Seconds that viewers get at least to be told how their answers have ended."""
+
+
+class Assembly:
+    """Streams, their store and providers, the connections and what they share."""
+
+    def __init__(self, config: Config, on_failure: OnFailure = NO_CALLBACKS) -> None:
+        """Make the store. ``on_failure`` is the server's: see `wsstream.server.Server`.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        self.config = config
+        self._on_failure = on_failure
+        self.streams: Streams
+        self.hub: Hub
+        self.gate: Gate
+        """Whom every wire asks, once `open` has returned. Whoever embeds this may put another in its place."""
+        self.registry = Registry(config.max_connections)
+        self.store = open_store(config.store, config.durability)
+        self.default_provider = config.provider or default_provider(os.environ)
+        self.providers: dict[str, Provider] = {}
+        self._drained = False
+
+    async def open(self) -> None:
+        """Take over what the store has kept; from now on answers can be started.
+
+        Raises:
+            ConfigError: the provider cannot be made, or one to fall back on.
+            StoreError: the store cannot be used. It is closed.
+        """
+        self.provider(None)
+        self.streams = Streams(self.config, self.store, self.provider, self._on_failure)
+        try:
+            self._check_fallback()
+            await self.streams.open()
+        except BaseException:
+            await self.store.close()
+            raise
+        self.gate = OpenGate(self.streams)
+        self.hub = Hub(asyncio.get_running_loop(), self.config.protocol(), self.streams, self.registry)
+
+    def _check_fallback(self) -> None:
+        for entry in (self.config.fallback or "").split():
+            try:
+                self.streams.find_target(entry)
+            except BadRequest as error:
+                raise ConfigError(str(error)) from None
+
+    def wires(self) -> list[list[Endpoint]]:
+        """The HTTP ways to read the logs, beside the WebSocket."""
+        return [
+            sse.endpoints(self.config),
+            native_http.endpoints(self.hub, self.config),
+            openai_api.endpoints(self.config, self._models),
+            durable.endpoints(self.config),
+        ]
+
+    def _models(self) -> list[str]:
+        """What can be asked for by name; a provider may know others."""
+        own = ["demo", "demo:rate=0,tokens=200"] if self.default_provider == "demo" else []
+        return [*dict.fromkeys([self.config.model, *own])] if self.config.model else own
+
+    def provider(self, name: str | None) -> Provider:
+        """The provider of a name; only those of the table and the configured one: a client must not import things.
+
+        Raises:
+            BadRequest: there is no such provider, or this server is not set up for it.
+            ConfigError: the default provider cannot be made.
+        """
+        name = name or self.default_provider
+        if name not in self.providers:
+            if name not in PROVIDERS and name != self.default_provider:
+                raise BadRequest("config.provider: there is no such provider")
+            self.providers[name] = self._open_provider(name)
+        return self.providers[name]
+
+    def _open_provider(self, name: str) -> Provider:
+        try:
+            return open_provider(name, self.config, later=name != self.default_provider)
+        except ConfigError:
+            if name == self.default_provider:
+                raise
+            raise BadRequest("config.provider: this server is not set up for it") from None
+
+    def health(self) -> dict[str, Any]:
+        """How everything is, as `/healthz` says it."""
+        connections = self.registry.statistics()
+        streams = self.streams.statistics()
+        return {
+            "status": self._status(),
+            "version": __version__,
+            "connections": connections.connections,
+            "running_streams": streams.running,
+            "retained_streams": streams.retained,
+        }
+
+    def _status(self) -> str:
+        if self.registry.draining:
+            return "draining"
+        return "degraded" if self.store.trouble() else "ok"
+
+    async def drain(self) -> None:
+        """Announce the end, let answers finish and be read within the drain time-out, close everybody with 1012."""
+        if self._drained:
+            return
+        self._drained = True
+        self.streams.draining = True
+        self.registry.announce_drain(self.config.drain_timeout)
+        deadline = time.monotonic() + self.config.drain_timeout
+        finished = await self.streams.wait_idle(self.config.drain_timeout)
+        if not finished:
+            logger.warning("drain: %d answers did not end in time", self.streams.statistics().running)
+        await self.streams.close()
+        await self.streams.wait_read(max(LAST_WORDS, deadline - time.monotonic()))
+        self.registry.close_all()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_GRACE):
+                await self.registry.wait_empty()
+
+    async def interrupt(self) -> None:
+        """Stop what still runs, as interrupted, and close everybody."""
+        await self.streams.close()
+        self.registry.draining = True
+        self.registry.close_all()
+
+    async def close(self) -> None:
+        """Release everything. No connection is left, or what is left does not matter."""
+        self.hub.wheel.close()
+        for provider in self.providers.values():
+            await provider.close()
+        await self.store.close()
+
+
+def default_provider(environ: Mapping[str, str]) -> str:
+    """The provider where none is configured: a key says which one is wanted."""
+    return "openai" if environ.get("OPENAI_API_KEY") else "demo"
