@@ -25,7 +25,7 @@ async def test_it_opens_and_closes_without_a_socket() -> None:
     assembly = Assembly(Config(store="memory:", provider="demo"))
     await assembly.open()
     assert assembly.health()["status"] == "ok"
-    assert assembly.gate is not None
+    assert assembly.hub.gate is not None
     await assembly.interrupt()
     assert assembly.health()["status"] == "draining"
     await assembly.close()

@@ -24,7 +24,6 @@ from wsstream.registry import Registry
 from wsstream.stores import open_store
 from wsstream.streams import Streams
 from wsstream.wires import durable, native_http, openai_api, sse
-from wsstream.wires.base import Gate, OpenGate
 from wsstream.wires.http import Endpoint
 from wsstream.wires.native import Hub
 
@@ -49,8 +48,6 @@ class Assembly:
         self._on_failure = on_failure
         self.streams: Streams
         self.hub: Hub
-        self.gate: Gate
-        """Whom every wire asks, once `open` has returned. Whoever embeds this may put another in its place."""
         self.registry = Registry(config.max_connections)
         self.store = open_store(config.store, config.durability)
         self.default_provider = config.provider or default_provider(os.environ)
@@ -72,7 +69,6 @@ class Assembly:
         except BaseException:
             await self.store.close()
             raise
-        self.gate = OpenGate(self.streams)
         self.hub = Hub(asyncio.get_running_loop(), self.config.protocol(), self.streams, self.registry)
 
     def _check_fallback(self) -> None:

@@ -27,6 +27,9 @@ from wsstream.inbound import Alignment, short_text
 from wsstream.messages import SessionChanged
 from wsstream.protocol import SUBPROTOCOL
 from wsstream.registry import ConnectionInfo
+from wsstream.wires.aisdk import MAX_FRAME, AiDialogue
+from wsstream.wires.aisdk import PATH as AI_PATH
+from wsstream.wires.base import Visitor
 from wsstream.wires.native import Dialogue, Hub
 
 logger = logging.getLogger(__name__)
@@ -34,7 +37,7 @@ logger = logging.getLogger(__name__)
 frames_logger = logging.getLogger("wsstream.websocket")
 frames_logger.setLevel(logging.CRITICAL)
 
-PATHS = ("/ws", "/")
+PATHS = ("/ws", "/", AI_PATH)
 WRITE_HIGH = 32 * 1024
 """Bytes the transport may hold back before chunks wait in their log instead."""
 SEND_BUFFER = 64 * 1024
@@ -49,7 +52,7 @@ TCP_NOTSENT_LOWAT = 25  # Linux's; socket has no name for it in Python 3.11
 
 
 class NativeConnection(asyncio.Protocol):
-    """One socket that speaks ``wsstream.v1``."""
+    """One socket that speaks ``wsstream.v1``, or at its own address what the AI SDK speaks."""
 
     __slots__ = (
         "_alignment",
@@ -77,7 +80,7 @@ class NativeConnection(asyncio.Protocol):
             select_subprotocol=_select_subprotocol,
             logger=frames_logger,
         )
-        self._dialogue: Dialogue | None = None
+        self._dialogue: Dialogue | AiDialogue | None = None
         self._alignment = Alignment()
         self._fragments: list[bytes] = []
         self._closing = False
@@ -168,6 +171,8 @@ class NativeConnection(asyncio.Protocol):
         if request.path.partition("?")[0] not in PATHS:
             websocket.send_response(websocket.reject(404, "There is nothing here.\n"))
             return
+        if request.path.partition("?")[0] == AI_PATH:
+            websocket.select_subprotocol = _first_offered  # type: ignore[method-assign, assignment]
         response = websocket.accept(request)
         if response.status_code == 101 and not self._hub.registry.admit(self):
             response = websocket.reject(503, "Server at capacity, try again later.\n")
@@ -177,16 +182,25 @@ class NativeConnection(asyncio.Protocol):
             self._open(request)
 
     def _open(self, request: Request) -> None:
+        if request.path.partition("?")[0] == AI_PATH:
+            self._websocket.max_message_size = MAX_FRAME
+            self._dialogue = AiDialogue(self._hub, self, self._hub.gate, self._visitor(request))
+            return
         offered = self._websocket.subprotocol == SUBPROTOCOL
         self._dialogue = Dialogue(self._hub, self, batch=offered)
         if not offered and request.headers.get("Sec-WebSocket-Protocol"):
             self.close(CloseCode.UNKNOWN_VERSION, f"this server speaks {SUBPROTOCOL}")
 
+    def _visitor(self, request: Request) -> Visitor:
+        headers = {name.lower(): value for name, value in request.headers.raw_items()}
+        peer = self._transport.get_extra_info("peername")
+        return Visitor(headers, str(peer[0]) if isinstance(peer, tuple) else "local")
+
     # -- frames in
 
     def _on_frame(self, frame: Frame) -> None:
         dialogue = self._dialogue
-        if dialogue is None or dialogue.core.close is not None:
+        if dialogue is None or dialogue.closing:
             return
         opcode = frame.opcode
         if opcode is Opcode.TEXT and frame.fin:
@@ -198,7 +212,7 @@ class NativeConnection(asyncio.Protocol):
         else:
             dialogue.receive_life()
 
-    def _on_fragment(self, dialogue: Dialogue, frame: Frame) -> None:
+    def _on_fragment(self, dialogue: Dialogue | AiDialogue, frame: Frame) -> None:
         self._fragments.append(bytes(frame.data))
         if len(self._fragments) > MAX_FRAGMENTS:
             dialogue.close(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
@@ -282,9 +296,14 @@ class NativeConnection(asyncio.Protocol):
             streams=0 if dialogue is None else len(dialogue.attachments),
             messages_received=0 if dialogue is None else dialogue.messages_received,
             bytes_sent=0 if dialogue is None else dialogue.bytes_sent,
-            round_trip=None if dialogue is None else dialogue.core.round_trip,
+            round_trip=None if dialogue is None else dialogue.round_trip,
         )
 
 
 def _select_subprotocol(_websocket: WebSocket, offered: Any) -> Subprotocol | None:
     return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in offered else None
+
+
+def _first_offered(offered: Any) -> Subprotocol | None:
+    """A browser closes a socket for which it offered subprotocols and none was taken."""
+    return Subprotocol(offered[0]) if offered else None

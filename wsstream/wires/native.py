@@ -36,7 +36,7 @@ from wsstream.protocol import ServerProtocol, ServerSettings
 from wsstream.registry import Member, Registry
 from wsstream.states import ConnectionState
 from wsstream.ticks import Flusher, TimerWheel
-from wsstream.wires.base import StreamLike, StreamsLike
+from wsstream.wires.base import Gate, OpenGate, StreamLike, StreamsLike
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ MAX_TURN_CONTROL = 1024 * 1024
 class Hub:
     """What the connections of one server share."""
 
-    __slots__ = ("flusher", "loop", "pushes", "registry", "settings", "streams", "turn", "wheel")
+    __slots__ = ("flusher", "gate", "loop", "pushes", "registry", "settings", "streams", "turn", "wheel")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, settings: ServerSettings, streams: StreamsLike, registry: Registry
@@ -59,6 +59,8 @@ class Hub:
         self.loop = loop
         self.settings = settings
         self.streams = streams
+        self.gate: Gate = OpenGate(streams)
+        """Whoever serves may put another in its place before anybody comes."""
         self.registry = registry
         self.flusher = Flusher(loop)
         self.wheel = TimerWheel(loop)
@@ -127,6 +129,16 @@ class Dialogue:
         self.user_id: str | None = None
         self.slot = 0
         self._schedule()
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing that comes counts any more."""
+        return self.core.close is not None
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds, once measured."""
+        return self.core.round_trip
 
     # -- messages in
 
