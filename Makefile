@@ -17,11 +17,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-<<<<<<< HEAD
-		ruff mypy types-regex pytest pytest-asyncio pytest-timeout pytest-cov hypothesis hatchling
-=======
-		ruff mypy pytest pytest-asyncio pytest-timeout pytest-cov hypothesis hatchling anthropic
->>>>>>> 6c1b40e (Document the providers, and run the page's examples)
+		ruff mypy types-regex pytest pytest-asyncio pytest-timeout pytest-cov hypothesis hatchling \
+		anthropic fastapi django flask
 	touch $@
 
 lint: $(VENV)/.tested

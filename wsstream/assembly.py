@@ -14,6 +14,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from starlette.types import ASGIApp
+
 from wsstream import __version__
 from wsstream.config import Config
 from wsstream.errors import BadRequest, ConfigError
@@ -23,7 +25,8 @@ from wsstream.recovery import NO_CALLBACKS, OnFailure
 from wsstream.registry import Registry
 from wsstream.stores import open_store
 from wsstream.streams import Streams
-from wsstream.wires import durable, native_http, openai_api, sse
+from wsstream.web import make_app
+from wsstream.wires import aisdk_http, durable, native_http, openai_api, sse
 from wsstream.wires.http import Endpoint
 from wsstream.wires.native import Hub
 
@@ -78,13 +81,18 @@ class Assembly:
             except BadRequest as error:
                 raise ConfigError(str(error)) from None
 
-    def wires(self) -> list[list[Endpoint]]:
+    def http(self, *, page: bool = True) -> ASGIApp:
+        """The HTTP side. ``page``: whether the page to try things is served too."""
+        return make_app(self.health, self.hub.gate, self._wires(), self.config.max_connections, page=page)
+
+    def _wires(self) -> list[list[Endpoint]]:
         """The HTTP ways to read the logs, beside the WebSocket."""
         return [
             sse.endpoints(self.config),
             native_http.endpoints(self.hub, self.config),
             openai_api.endpoints(self.config, self._models),
             durable.endpoints(self.config),
+            aisdk_http.endpoints(self.config, self.registry),
         ]
 
     def _models(self) -> list[str]:

@@ -6,11 +6,14 @@ viewers that move in step are written the very same bytes: they are made once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from wsstream.chunklog import SNAPSHOT_BYTES, ChunkLog
 from wsstream.chunks import Kind
 from wsstream.messages import ChunkWriter, encode, outcome_message
 
-_SHORT = [bytes((0x81, size)) for size in range(126)]
+_TEXT = 0x81
+_SHORT = [bytes((_TEXT, size)) for size in range(126)]
 
 MAX_BATCH_BYTES = SNAPSHOT_BYTES
 """A batch longer than this is sent as several, so that no client has to hold a huge frame."""
@@ -24,6 +27,22 @@ def text_frame(payload: bytes) -> bytes:
     if size < 65536:
         return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
     return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
+
+
+def payloads(data: bytes) -> Iterator[bytes]:
+    """What is in the frames that make up ``data``: for those who send messages and leave the frames to others.
+
+    ``data`` is whole frames of a server's: unmasked, final. Only text is given; pings are the others' business too.
+    """
+    position = 0
+    while position < len(data):
+        size, begin = data[position + 1], position + 2
+        if size > 125:
+            begin += 2 if size == 126 else 8
+            size = int.from_bytes(data[position + 2 : begin], "big")
+        if data[position] == _TEXT:
+            yield data[begin : begin + size]
+        position = begin + size
 
 
 class FrameBook:

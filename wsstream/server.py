@@ -22,8 +22,6 @@ from wsstream.http import GuardedHttp
 from wsstream.recovery import NO_CALLBACKS, OnFailure
 from wsstream.registry import Registry
 from wsstream.streams import Streams
-from wsstream.web import make_app
-from wsstream.wires.base import OpenGate
 
 logger = logging.getLogger(__name__)
 
@@ -94,12 +92,7 @@ class Server:
 
         self._http = _HttpServer(
             uvicorn.Config(
-                make_app(
-                    assembly.health,
-                    OpenGate(assembly.streams),
-                    assembly.wires(),
-                    self.config.max_connections,
-                ),
+                assembly.http(),
                 http=GuardedHttp,
                 ws=native,  # type: ignore[arg-type]
                 lifespan="off",

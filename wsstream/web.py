@@ -12,7 +12,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -46,6 +46,8 @@ def make_app(
     gate: Gate,
     wires: Sequence[Sequence[Endpoint]],
     max_calls: int = MAX_CALLS,
+    *,
+    page: bool = True,
 ) -> Starlette:
     """The application.
 
@@ -54,14 +56,9 @@ def make_app(
         gate: what every call of a wire passes first.
         wires: the endpoints of each.
         max_calls: of all wires together that may be under way at once.
+        page: whether the page is served; its scripts are in any case, for pages of others.
     """
     root = web_root()
-
-    async def page(_: Request) -> Response:
-        return FileResponse(root / "chat" / "index.html")
-
-    async def example(_: Request) -> Response:
-        return _with_inline_script(root / "examples" / "vanilla.html")
 
     async def healthz(_: Request) -> Response:
         report = health()
@@ -80,17 +77,30 @@ def make_app(
 
     app = Starlette(
         routes=[
-            Route("/", page),
-            Route("/examples/vanilla.html", example),
+            *(_page_routes(root) if page else []),
             Route("/healthz", healthz),
             Route("/ws", upgrade_required),
+            Route("/ai", upgrade_required),
             Mount("/static/js", StaticFiles(directory=root / "js")),
-            Mount("/static/chat", StaticFiles(directory=root / "chat")),
             *routes(gate, [endpoint for wire in wires for endpoint in wire], max_calls),
         ]
     )
     app.add_middleware(_Headers)
     return app
+
+
+def _page_routes(root: Path) -> list[BaseRoute]:
+    async def chat_page(_: Request) -> Response:
+        return FileResponse(root / "chat" / "index.html")
+
+    async def example(_: Request) -> Response:
+        return _with_inline_script(root / "examples" / "vanilla.html")
+
+    return [
+        Route("/", chat_page),
+        Route("/examples/vanilla.html", example),
+        Mount("/static/chat", StaticFiles(directory=root / "chat")),
+    ]
 
 
 def _with_inline_script(path: Path) -> Response:

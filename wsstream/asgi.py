@@ -1,0 +1,351 @@
+"""wsstream inside an application of somebody else's: Starlette, FastAPI, Django, or any server that speaks ASGI 3.
+
+    app = WsstreamApp(Config(provider="demo"), gate=who)
+    fastapi_app.mount("/chat", app)
+
+The same dialogues speak here as on sockets of our own, with the server's WebSocket implementation between: it frames
+and pings. One message is sent per turn for what goes to a viewer in that turn, and what a viewer does not read waits in
+its log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from wsstream.assembly import CLOSE_GRACE, Assembly
+from wsstream.config import Config
+from wsstream.errors import CloseCode, Unauthorized
+from wsstream.frames import payloads
+from wsstream.messages import SessionChanged
+from wsstream.protocol import SUBPROTOCOL
+from wsstream.registry import ConnectionInfo
+from wsstream.wires import aisdk
+from wsstream.wires.aisdk import AiDialogue
+from wsstream.wires.base import Visitor
+from wsstream.wires.native import Dialogue, Hub
+
+logger = logging.getLogger(__name__)
+
+HostGate = Callable[[Scope], Awaitable[str | None]]
+"""The host application's say: the user that a request comes from, by any name that is theirs alone; None for nobody."""
+
+WRITE_HIGH = 32 * 1024
+"""Bytes that the server has not taken before chunks wait in their log instead."""
+MAX_HELD_CONTROL = 64 * 1024
+"""Bytes of control messages kept for a client that does not read; one that provokes more is cut off."""
+CLOSE_TIMEOUT = 2.0
+"""Seconds between our close and the end of patience."""
+NATIVE_PATHS = ("/ws", "/", "")
+
+
+class WsstreamApp:
+    """An ASGI application: all wires of one configuration.
+
+    It starts with its server where that tells it (as the root application), within `running`, or else at the first
+    request; it ends likewise, or with `aclose`. One instance belongs to one event loop at a time.
+
+    Args:
+        config: as for the server; ``host``, ``port`` and ``listeners`` mean nothing here.
+        gate: asked for every request and every WebSocket before anything else; without it everybody may come in.
+        page: whether the page to try things is served too.
+
+    Raises:
+        ConfigError: the configuration cannot work.
+    """
+
+    def __init__(self, config: Config | None = None, *, gate: HostGate | None = None, page: bool = False) -> None:
+        self.config = Config() if config is None else config
+        self.assembly: Assembly | None = None
+        self._gate = gate
+        self._page = page
+        self._http: ASGIApp
+        self._starting = asyncio.Lock()
+
+    # -- its life
+
+    async def start(self) -> None:
+        """Open the store and be ready. Idempotent.
+
+        Raises:
+            ConfigError: the provider or store cannot be made.
+            StoreError: the store cannot be used.
+        """
+        async with self._starting:
+            if self.assembly is not None:
+                return
+            assembly = Assembly(self.config)
+            await assembly.open()
+            self._http = assembly.http(page=self._page)
+            self.assembly = assembly
+
+    async def aclose(self) -> None:
+        """End: what still runs is interrupted, viewers are told to come back. Idempotent; `start` begins anew."""
+        async with self._starting:
+            assembly, self.assembly = self.assembly, None
+            if assembly is None:
+                return
+            await assembly.interrupt()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_GRACE):
+                    await assembly.registry.wait_empty()
+            await assembly.close()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[WsstreamApp]:
+        """Started while the block runs: for the host application's own lifespan."""
+        await self.start()
+        try:
+            yield self
+        finally:
+            await self.aclose()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, one WebSocket, or the server's lifespan."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        await self.start()
+        assert self.assembly is not None
+        user = None
+        if self._gate is not None:
+            user = await self._gate(scope)
+            if user is None:
+                await _refuse(scope, receive, send)
+                return
+        _user.set(user)
+        if scope["type"] == "websocket":
+            await self._serve_socket(self.assembly.hub, scope, receive, send)
+        else:
+            await self._http(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self.start()
+                except Exception as error:
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    raise
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.aclose()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _serve_socket(self, hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path != aisdk.PATH and path not in NATIVE_PATHS:
+            await send({"type": "websocket.close", "code": CloseCode.POLICY_VIOLATION})
+            return
+        await AsgiConnection(hub, scope, receive, send).run(is_ai=path == aisdk.PATH)
+
+
+_user: ContextVar[str | None] = ContextVar("wsstream.user", default=None)
+
+
+def app(config: Config | None = None, *, gate: HostGate | None = None, page: bool = False) -> WsstreamApp:
+    """The same as `WsstreamApp`."""
+    return WsstreamApp(config, gate=gate, page=page)
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Nobody whom the host application knows."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": CloseCode.UNAUTHORIZED, "reason": str(Unauthorized())})
+        return
+    await send({"type": "http.response.start", "status": 401, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": str(Unauthorized()).encode()})
+
+
+class AsgiConnection:
+    """One WebSocket of somebody else's server: a `wsstream.wires.native.Line`."""
+
+    def __init__(self, hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
+        self._hub = hub
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._dialogue: Dialogue | AiDialogue | None = None
+        self._pending: list[bytes] = []
+        self._size = 0
+        self._held = 0
+        self._something = asyncio.Event()
+        self._close: tuple[int, str] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._connected_at = time.time()
+        self.connection_id = "c_" + secrets.token_urlsafe(16)
+        self.paused = False
+
+    async def run(self, *, is_ai: bool) -> None:
+        """Accept, and speak until either side has closed."""
+        await self._receive()  # websocket.connect
+        if not self._hub.registry.admit(self):
+            await self._send({"type": "websocket.close", "code": CloseCode.TRY_AGAIN_LATER})
+            return
+        try:
+            await self._accept(is_ai)
+            await self._speak()
+        finally:
+            self._hub.registry.remove(self)
+            if self._dialogue is not None:
+                self._dialogue.end()
+
+    async def _accept(self, is_ai: bool) -> None:
+        offered: list[str] = self._scope.get("subprotocols", [])
+        taken = offered[0] if is_ai and offered else SUBPROTOCOL if SUBPROTOCOL in offered else None
+        await self._send({"type": "websocket.accept", "subprotocol": taken})
+        if is_ai:
+            self._dialogue = AiDialogue(self._hub, self, self._hub.gate, visitor(self._scope), pings=False)
+            return
+        self._dialogue = Dialogue(self._hub, self, batch=taken is not None)
+        if offered and taken is None:
+            self.close(CloseCode.UNKNOWN_VERSION, f"this server speaks {SUBPROTOCOL}")
+
+    async def _speak(self) -> None:
+        loop = self._hub.loop
+        self._tasks = [loop.create_task(self._read()), loop.create_task(self._write_all())]
+        try:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            for result in await asyncio.gather(*self._tasks, return_exceptions=True):
+                if isinstance(result, Exception):
+                    logger.info("connection %s: the server's socket failed: %r", self.connection_id, result)
+
+    # -- messages in
+
+    async def _read(self) -> None:
+        dialogue = self._dialogue
+        assert dialogue is not None
+        while True:
+            message = await self._receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            text = message.get("text")
+            try:
+                self._take(dialogue, text)
+            except Exception:
+                logger.exception("connection %s: failed unexpectedly", self.connection_id)
+                dialogue.on_broken()
+            dialogue.carry_out()
+
+    def _take(self, dialogue: Dialogue | AiDialogue, text: str | None) -> None:
+        if text is None:
+            dialogue.close(CloseCode.UNSUPPORTED_DATA, "messages are text")
+            return
+        data = text.encode("utf-8", "replace")
+        limit = self._hub.settings.max_message_bytes if isinstance(dialogue, Dialogue) else aisdk.MAX_FRAME
+        if len(data) > limit:
+            dialogue.close(CloseCode.MESSAGE_TOO_BIG, "")
+        else:
+            dialogue.receive(data)
+
+    # -- messages out
+
+    def write(self, data: bytes) -> None:
+        """Send frames."""
+        self._pending.append(data)
+        self._size += len(data)
+        self.paused = self._size >= WRITE_HIGH
+        self._something.set()
+
+    def write_anyway(self, data: bytes) -> None:
+        """Send frames that do not wait for a client that does not read; one that provokes too many is cut off."""
+        if self.paused:
+            self._held += len(data)
+        if self._held > MAX_HELD_CONTROL:
+            self._abort()
+            return
+        self._pending.append(data)
+        self._size += len(data)
+        self._something.set()
+
+    async def _write_all(self) -> None:
+        while True:
+            await self._something.wait()
+            self._something.clear()
+            while self._pending:
+                pending, self._pending = self._pending, []
+                for payload in payloads(b"".join(pending)):
+                    await self._send({"type": "websocket.send", "text": payload.decode()})
+                self._size = sum(map(len, self._pending))
+            self._held = 0
+            if self._close is not None:
+                await self._send({"type": "websocket.close", "code": self._close[0], "reason": self._close[1]})
+                return
+            if self.paused:
+                self.paused = False
+                if self._dialogue is not None:
+                    self._dialogue.on_unpaused()
+
+    # -- the end
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection after what is pending was written."""
+        if self._dialogue is None:
+            self._abort()
+        else:
+            self._dialogue.close(code, reason)
+
+    def say_close(self, code: int, reason: str) -> None:
+        """Send the close frame behind what is pending."""
+        if self._close is None:
+            self._close = (code, reason)
+            self._something.set()
+            self._hub.loop.call_later(CLOSE_TIMEOUT, self._abort)
+
+    def _abort(self) -> None:
+        """It would not read a close frame either."""
+        for task in self._tasks:
+            task.cancel()
+
+    def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None:
+        """Announce the end of this server."""
+        if self._dialogue is not None:
+            self._dialogue.go_away(deadline_ms, reconnect_after_ms)
+
+    def tell_session_changed(self, change: SessionChanged) -> None:
+        """Somebody else has changed this connection's session."""
+        if self._dialogue is not None:
+            self._dialogue.tell_session_changed(change)
+
+    # -- what is known of it
+
+    @property
+    def session_id(self) -> str | None:
+        """The session that its client has named, or was given."""
+        return None if self._dialogue is None else self._dialogue.session_id
+
+    def statistics(self) -> ConnectionInfo:
+        """What is known of this connection."""
+        dialogue = self._dialogue
+        return ConnectionInfo(
+            connection_id=self.connection_id,
+            session_id=self.session_id,
+            user_id=None if dialogue is None else dialogue.user_id,
+            remote=visitor(self._scope).remote,
+            connected_at=self._connected_at,
+            streams=0 if dialogue is None else len(dialogue.attachments),
+            messages_received=0 if dialogue is None else dialogue.messages_received,
+            bytes_sent=0 if dialogue is None else dialogue.bytes_sent,
+            round_trip=None if dialogue is None else dialogue.round_trip,
+        )
+
+
+def visitor(scope: Scope) -> Visitor:
+    """Who is there, before anything is known of them."""
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    client: Any = scope.get("client")
+    return Visitor(headers, str(client[0]) if client else "local")
