@@ -127,7 +127,8 @@ function read(client, stream, { messageId, abortSignal, onAbort }) {
   /** @type {UiChunk[]} */
   let ready = [];
   let taken = 0;
-  let begun = false, ended = false;
+  /** Whether the end is among what is ready, and whether the chat is told nothing any more. */
+  let begun = false, ended = false, closed = false;
   let wake = () => {};
   /** @type {(() => void)[]} */
   const stops = [];
@@ -143,19 +144,37 @@ function read(client, stream, { messageId, abortSignal, onAbort }) {
     wake();
   }), stream.on("start", () => wake()), stream.on("resumed", () => wake()), stream.on("end", () => wake()));
 
+  const advance = async () => {
+    if (!begun && stream.id) {
+      begun = true;
+      ready = parts.begin(messageId ?? `m_${stream.id.replace(/^s_/, "")}`, stream.id, stream.info.model);
+    } else if (waiting.length) {
+      const next = /** @type {any} */ (waiting.shift());
+      taken = next.last;
+      ready = next.chunks();
+      if (!ready.length) stream.rendered(taken);
+    } else if (stream.outcome) {
+      ready = parts.end(stream.outcome);
+      ended = true;
+      leave();
+    } else {
+      await new Promise((resolve) => { wake = () => resolve(undefined); });
+    }
+  };
+
   return new ReadableStream({
     start(controller) {
       stops.push(client.on("maxRetriesExceeded", () => {
-        if (ended) return;
-        ended = true;
+        if (closed) return;
+        ended = closed = true;
         stream.leave();
         leave();
         // The name and the words by which a chat knows that it can resume.
         controller.error(new TypeError("The network connection was lost."));
       }));
       const abort = () => {
-        if (ended) return;
-        ended = true;
+        if (closed) return;
+        ended = closed = true;
         leave();
         onAbort();
         controller.close();
@@ -165,35 +184,16 @@ function read(client, stream, { messageId, abortSignal, onAbort }) {
     },
     async pull(controller) {
       if (!ready.length && taken) stream.rendered(taken);
-      while (!ready.length && !ended) {
-        if (!begun && stream.id) {
-          begun = true;
-          ready = parts.begin(messageId ?? `m_${stream.id.replace(/^s_/, "")}`, stream.id, stream.info.model);
-        } else if (begun && waiting.length) {
-          const next = /** @type {any} */ (waiting.shift());
-          taken = next.last;
-          ready = next.chunks();
-          if (!ready.length) stream.rendered(taken);
-        } else if (stream.outcome) {
-          ready = parts.end(stream.outcome);
-          ended = true;
-        } else {
-          await new Promise((resolve) => { wake = () => resolve(undefined); });
-        }
-      }
-      const chunk = ready.shift();
-      if (chunk) controller.enqueue(chunk);
+      while (!ready.length && !ended) await advance();
+      if (closed) return;
+      controller.enqueue(/** @type {UiChunk} */ (ready.shift()));
       if (ended && !ready.length) {
-        leave();
-        try { controller.close(); } catch { /* it was aborted meanwhile */ }
-      } else if (ended) {
-        for (const rest of ready.splice(0)) controller.enqueue(rest);
-        leave();
+        closed = true;
         controller.close();
       }
     },
     cancel() {
-      ended = true;
+      ended = closed = true;
       leave();
       if (!stream.outcome) stream.leave();
     },
@@ -341,12 +341,16 @@ const RESULTS = /** @type {Record<string, (part: UiPart) => any>} */ ({
  * @param {UiMessage[]} messages
  * @returns {object[]}
  */
-export function toChatMessages(messages) {
-  return messages.flatMap((message) => {
-    if (message.role === "assistant") return steps(message.parts).flatMap(ofStep);
-    const content = message.parts.filter(({ type }) => type === "text" || type === "file").map(toContent);
-    return [{ role: message.role, content: content.every(({ type }) => type === "text") ? content.map(({ text }) => text).join("") : content }];
-  });
+export function toChatMessages(messages) { return messages.flatMap(ofMessage); }
+
+/**
+ * @param {UiMessage} message
+ * @returns {object[]}
+ */
+function ofMessage({ role, parts }) {
+  if (role === "assistant") return steps(parts).flatMap(ofStep);
+  const content = parts.filter(({ type }) => type === "text" || type === "file").map(toContent);
+  return [{ role, content: content.every(({ type }) => type === "text") ? content.map(({ text }) => text).join("") : content }];
 }
 
 /**

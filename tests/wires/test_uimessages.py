@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,6 +11,9 @@ import pytest
 
 from wsstream.errors import BadRequest
 from wsstream.wires.uimessages import Asked, UiMessage, chat_messages, translate
+
+VECTORS = Path(__file__).parent.parent / "vectors" / "aisdk.json"
+CASES = json.loads(VECTORS.read_text(encoding="utf-8"))["conversations"]
 
 
 def message(role: str, *parts: dict[str, Any], id: str = "m") -> UiMessage:
@@ -80,6 +85,12 @@ def test_tools() -> None:
         {"role": "tool", "content": "no", "tool_call_id": "b"},
         {"role": "assistant", "content": "It is 2."},
     ]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_the_shared_cases(case: dict[str, Any]) -> None:
+    """What every implementation of the translation is held to, is so here."""
+    assert plain(*msgspec.convert(case["messages"], list[UiMessage])) == case["told"]
 
 
 def test_what_is_continued() -> None:

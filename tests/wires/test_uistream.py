@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,6 +15,8 @@ from wsstream.messages import rewind_body
 from wsstream.stores.memory import MemoryStore
 from wsstream.wires.base import StreamLike
 from wsstream.wires.uistream import UiStream
+
+CASES = json.loads((Path(__file__).parent.parent / "vectors" / "aisdk.json").read_text(encoding="utf-8"))["answers"]
 
 
 class Answer:
@@ -170,6 +173,19 @@ def test_bad_ends() -> None:
 def test_finish_reasons(ours: str | None, theirs: str) -> None:
     """Reasons have their names there."""
     assert Answer().end(finish_reason=ours)[-1]["finishReason"] == theirs
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_the_shared_cases(case: dict[str, Any]) -> None:
+    """What every implementation of the translation is held to, is so here."""
+    answer = Answer()
+    told = answer.put(*[Delta(content, Kind[kind.upper()]) for kind, content in case["chunks"]])
+    if "error" in case:
+        told += answer.end(state=StreamState.FAILED, error_type="provider_error", message=case["error"])
+    else:
+        state = StreamState.CANCELLED if case["finish_reason"] == "cancelled" else StreamState.COMPLETE
+        told += answer.end(state=state, finish_reason=case["finish_reason"])
+    assert [{k: v for k, v in chunk.items() if k != "messageMetadata"} for chunk in told] == case["told"]
 
 
 def test_a_message_that_is_continued() -> None:
