@@ -15,7 +15,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextvars import ContextVar
 from typing import Any
 
@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsstream.assembly import CLOSE_GRACE, Assembly
 from wsstream.config import Config
-from wsstream.errors import CloseCode, Unauthorized
+from wsstream.errors import CloseCode, Forbidden, Unauthorized
 from wsstream.frames import payloads
 from wsstream.messages import SessionChanged
 from wsstream.protocol import SUBPROTOCOL
@@ -56,17 +56,27 @@ class WsstreamApp:
     Args:
         config: as for the server; ``host``, ``port`` and ``listeners`` mean nothing here.
         gate: asked for every request and every WebSocket before anything else; without it everybody may come in.
-        page: whether the page to try things is served too.
+        page: whether the page to try things is served too; it is made for the root of a server, not for a mount.
+        origins: other sites whose pages may come in, as ``https://example.org``. A browser sends cookies along from
+            every page, so that whoever is logged in could be made to speak by any other.
 
     Raises:
         ConfigError: the configuration cannot work.
     """
 
-    def __init__(self, config: Config | None = None, *, gate: HostGate | None = None, page: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        gate: HostGate | None = None,
+        page: bool = False,
+        origins: Collection[str] = (),
+    ) -> None:
         self.config = Config() if config is None else config
         self.assembly: Assembly | None = None
         self._gate = gate
         self._page = page
+        self._origins = frozenset(origins)
         self._http: ASGIApp
         self._starting = asyncio.Lock()
 
@@ -100,11 +110,11 @@ class WsstreamApp:
             await assembly.close()
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[WsstreamApp]:
-        """Started while the block runs: for the host application's own lifespan."""
+    async def running(self) -> AsyncIterator[None]:
+        """Started while the block runs: for the host's own lifespan, ``Starlette(lifespan=lambda _: app.running())``."""
         await self.start()
         try:
-            yield self
+            yield
         finally:
             await self.aclose()
 
@@ -115,17 +125,28 @@ class WsstreamApp:
             return
         await self.start()
         assert self.assembly is not None
+        if not self._is_welcome(scope):
+            await _refuse(scope, receive, send, Forbidden("Pages of this origin may not come in"))
+            return
         user = None
         if self._gate is not None:
             user = await self._gate(scope)
             if user is None:
-                await _refuse(scope, receive, send)
+                await _refuse(scope, receive, send, Unauthorized())
                 return
         _user.set(user)
         if scope["type"] == "websocket":
             await self._serve_socket(self.assembly.hub, scope, receive, send)
         else:
             await self._http(scope, receive, send)
+
+    def _is_welcome(self, scope: Scope) -> bool:
+        """Whether the page that sends this, if one does, is of this site or a friend's (RFC 6455, section 10.2)."""
+        headers = dict(scope["headers"])
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if not origin or origin in self._origins:
+            return True
+        return origin.partition("://")[2] == headers.get(b"host", b"").decode("latin-1")
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -153,19 +174,19 @@ class WsstreamApp:
 _user: ContextVar[str | None] = ContextVar("wsstream.user", default=None)
 
 
-def app(config: Config | None = None, *, gate: HostGate | None = None, page: bool = False) -> WsstreamApp:
+def app(config: Config | None = None, **options: Any) -> WsstreamApp:
     """The same as `WsstreamApp`."""
-    return WsstreamApp(config, gate=gate, page=page)
+    return WsstreamApp(config, **options)
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    """Nobody whom the host application knows."""
+async def _refuse(scope: Scope, receive: Receive, send: Send, error: Unauthorized | Forbidden) -> None:
     if scope["type"] == "websocket":
         await receive()
-        await send({"type": "websocket.close", "code": CloseCode.UNAUTHORIZED, "reason": str(Unauthorized())})
+        await send({"type": "websocket.close", "code": error.close_code or CloseCode.FORBIDDEN, "reason": str(error)})
         return
-    await send({"type": "http.response.start", "status": 401, "headers": [(b"content-type", b"text/plain")]})
-    await send({"type": "http.response.body", "body": str(Unauthorized()).encode()})
+    status = 401 if isinstance(error, Unauthorized) else 403
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": str(error).encode()})
 
 
 class AsgiConnection:

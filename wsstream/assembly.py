@@ -83,9 +83,9 @@ class Assembly:
 
     def http(self, *, page: bool = True) -> ASGIApp:
         """The HTTP side. ``page``: whether the page to try things is served too."""
-        return make_app(self.health, self.hub.gate, self._wires(), self.config.max_connections, page=page)
+        return make_app(self.health, self.hub.gate, self.wires(), self.config.max_connections, page=page)
 
-    def _wires(self) -> list[list[Endpoint]]:
+    def wires(self) -> list[list[Endpoint]]:
         """The HTTP ways to read the logs, beside the WebSocket."""
         return [
             sse.endpoints(self.config),

@@ -79,21 +79,21 @@ class Chats:
         return self._tell(call, stream, UiEvents(UiStream(stream, turn.continues)))
 
     async def resume(self, call: Call) -> Response:
-        """``GET /api/ai/chat/{chat_id}/stream``: the answer that runs, from its beginning; 204 where there is none.
+        """``GET /api/ai/chat/{id}/stream``: the answer that runs, from its beginning; 204 where there is none.
 
         One that has ended is told where nobody has read it to its end. With ``Last-Event-ID`` only what is behind that.
         """
-        stream = resumable(call.streams, call.request.path_params["chat_id"], ended=False)
+        stream = resumable(call.streams, call.request.path_params["id"], ended=False)
         if stream is None:
             return Response(status_code=204, headers=STREAM_HEADERS)
         return self._tell(call, stream, UiEvents(UiStream(stream), _skip(call)))
 
     async def stop(self, call: Call) -> Response:
-        """``DELETE /api/ai/chat/{chat_id}/stream``: stop what runs; 204, also where nothing does.
+        """``DELETE /api/ai/chat/{id}/stream``: stop what runs; 204, also where nothing does.
 
         A client of HTTP can only leave, which may be the network's doing as well; so a stop has its own request.
         """
-        chat_id = call.request.path_params["chat_id"]
+        chat_id = call.request.path_params["id"]
         for stream in call.streams.of_session(chat_id):
             if not stream.log.state.final:
                 call.streams.cancel(stream)
@@ -123,6 +123,6 @@ def endpoints(config: Config, registry: Registry) -> list[Endpoint]:
     chats = Chats(config, registry)
     return [
         Endpoint("POST", "/api/ai/chat", chats.send, refuse),
-        Endpoint("GET", "/api/ai/chat/{chat_id}/stream", chats.resume, refuse),
-        Endpoint("DELETE", "/api/ai/chat/{chat_id}/stream", chats.stop, refuse),
+        Endpoint("GET", "/api/ai/chat/{id}/stream", chats.resume, refuse),
+        Endpoint("DELETE", "/api/ai/chat/{id}/stream", chats.stop, refuse),
     ]
