@@ -111,7 +111,7 @@ class WsstreamApp:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Started while the block runs: for the host's own lifespan, ``Starlette(lifespan=lambda _: app.running())``."""
+        """Started while the block runs: the host's lifespan, as in ``Starlette(lifespan=lambda _: app.running())``."""
         await self.start()
         try:
             yield
