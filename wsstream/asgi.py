@@ -143,10 +143,10 @@ class WsstreamApp:
     def _is_welcome(self, scope: Scope) -> bool:
         """Whether the page that sends this, if one does, is of this site or a friend's (RFC 6455, section 10.2)."""
         headers = dict(scope["headers"])
-        origin = headers.get(b"origin", b"").decode("latin-1")
+        origin = str(headers.get(b"origin", b""), "latin-1")
         if not origin or origin in self._origins:
             return True
-        return origin.partition("://")[2] == headers.get(b"host", b"").decode("latin-1")
+        return origin.partition("://")[2] == str(headers.get(b"host", b""), "latin-1")
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
