@@ -5,8 +5,8 @@
     SECRET=$(openssl rand -hex 32) flask --app app run
 
 A page fetches a ticket with its login, and shows it with every request for a stream. Here Flask passes streams on,
-which holds a thread for each; in production let nginx do that: authenticate with `auth_request` to /check, and proxy_pass
-to the sidecar. Whatever passes a stream on must neither buffer nor compress it, and must wait longer than 15 seconds.
+which holds a thread for each; in production let nginx do that: `auth_request` to /check, and `proxy_pass` to the
+sidecar. Whatever passes a stream on must neither buffer nor compress it, and must wait longer than 15 seconds.
 """
 
 import http.client
