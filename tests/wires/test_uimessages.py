@@ -12,7 +12,7 @@ import pytest
 from wsstream.errors import BadRequest
 from wsstream.wires.uimessages import Asked, UiMessage, chat_messages, translate
 
-VECTORS = Path(__file__).parent.parent / "vectors" / "aisdk.json"
+VECTORS = Path(__file__).parent.parent / "data" / "aisdk.json"
 CASES = json.loads(VECTORS.read_text(encoding="utf-8"))["conversations"]
 
 

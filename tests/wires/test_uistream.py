@@ -16,7 +16,7 @@ from wsstream.stores.memory import MemoryStore
 from wsstream.wires.base import StreamLike
 from wsstream.wires.uistream import UiStream
 
-CASES = json.loads((Path(__file__).parent.parent / "vectors" / "aisdk.json").read_text(encoding="utf-8"))["answers"]
+CASES = json.loads((Path(__file__).parent.parent / "data" / "aisdk.json").read_text(encoding="utf-8"))["answers"]
 
 
 class Answer:

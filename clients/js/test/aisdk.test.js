@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import { toChatMessages, UiParts } from "../aisdk.js";
 
-const { answers, conversations } = JSON.parse(readFileSync(new URL("../../../tests/vectors/aisdk.json", import.meta.url), "utf8"));
+const { answers, conversations } = JSON.parse(readFileSync(new URL("../../../tests/data/aisdk.json", import.meta.url), "utf8"));
 const plain = (value) => JSON.parse(JSON.stringify(value));
 
 describe("the translation for the AI SDK", () => {
