@@ -152,7 +152,7 @@ async def test_a_client_cannot_have_what_is_not_set_up(monkeypatch: pytest.Monke
     monkeypatch.setenv("GROQ_API_KEY", "k")
     monkeypatch.delenv("MISTRAL_API_KEY", raising=False)
     server = Server(Config(store="memory:", provider="demo"))
-    assert server._provider("groq")
+    assert server.assembly.provider("groq")
     for name in ("mistral", "ollama"):
         with pytest.raises(BadRequest, match="not set up"):
-            server._provider(name)
+            server.assembly.provider(name)
