@@ -21,7 +21,7 @@ from wsstream.chunks import ChatRequest, Delta, Finish
 from wsstream.config import Config
 from wsstream.connection import NativeConnection
 from wsstream.providers.base import Sink
-from wsstream.providers.openai import _Reading
+from wsstream.providers.openai import _ChatReading
 from wsstream.providers.sse import SseParser
 from wsstream.registry import Registry
 from wsstream.stores.memory import MemoryStore
@@ -120,7 +120,7 @@ async def main() -> None:
         connection._dialogue._ready.append(attachment)
         connection._dialogue.flush()
 
-    parser, reading = SseParser(), _Reading(Silent())
+    parser, reading = SseParser(), _ChatReading(Silent())
     parser.feed(b"data: x\n\n")
     rows = [
         ("one event of server-sent events", lambda: parser.feed(EVENT)),

@@ -229,21 +229,20 @@ class _ChatReading(Reading):
         self._usage: Usage | None = None
         self._calls: ToolCalls | None = None
 
-    def _take_events(self, data: bytes, deltas: list[Delta]) -> None:
-        for payload in self._parser.feed(data):
-            if payload == END:
-                self.ended = True
-                break
-            try:
-                event = _decode(payload)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                event = _read_odd_event(payload)
-            for choice in event.choices:
-                self._take_choice(choice, deltas)
-            if event.usage is not None:
-                self._usage = _usage(event.usage)
-            if event.error is not None:
-                raise of_event(event.error)
+    def _take_payload(self, payload: bytes, deltas: list[Delta]) -> None:
+        if payload == END:
+            self.ended = True
+            return
+        try:
+            event = _decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            event = _read_odd_event(payload)
+        for choice in event.choices:
+            self._take_choice(choice, deltas)
+        if event.usage is not None:
+            self._usage = _usage(event.usage)
+        if event.error is not None:
+            raise of_event(event.error)
 
     def _take_choice(self, choice: _Choice, deltas: list[Delta]) -> None:
         if choice.index:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from abc import ABC, abstractmethod
 from typing import Any
 
 import httpx2
@@ -23,7 +24,7 @@ LAST_BYTES_TIMEOUT = 0.05
 UNREADABLE = "The model provider sent something unreadable"
 
 
-class Reading:
+class Reading(ABC):
     """What one response has said so far. A subclass knows what an API's events mean."""
 
     __slots__ = ("_parser", "_sink", "ended")
@@ -55,17 +56,18 @@ class Reading:
             if self.ended:
                 break
 
+    @abstractmethod
     def _take_payload(self, payload: bytes, deltas: list[Delta]) -> None:
-        raise NotImplementedError
+        """Read one event."""
 
     @property
     def complete(self) -> bool:
         """Whether the answer has come to an end, be it announced or not."""
         return self.ended
 
+    @abstractmethod
     def finish(self) -> Finish:
         """The end of a complete answer."""
-        raise NotImplementedError
 
 
 async def read(response: httpx2.Response, reading: Reading, sink: Sink) -> Finish:
