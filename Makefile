@@ -34,7 +34,7 @@ unit: $(VENV)/.tested proxies
 # Real proxies for tests/wires/test_proxies.py, which are skipped without them.
 proxies:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v nginx && command -v haproxy; } >/dev/null; then \
-		apt-get install -qq -y --no-install-recommends nginx-light haproxy >/dev/null \
+		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends nginx-light haproxy; } >/dev/null 2>&1 \
 			|| echo "no nginx or HAProxy here: the tests behind them are skipped"; fi
 
 # The browser client has no dependencies; its tests need only node.
