@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types unit proxies js js-full browser slow bench bench-browser constraints clean
+.PHONY: run test lint types unit proxies js js-full browser slow bench bench-browser autobahn fuzz sbom constraints clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m wsstream
@@ -18,7 +18,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		ruff mypy types-regex pytest pytest-asyncio pytest-timeout pytest-cov hypothesis hatchling \
-		anthropic fastapi django flask
+		anthropic fastapi django flask trustme pyyaml opentelemetry-sdk \
+		"atheris; sys_platform == 'linux' and python_version < '3.14'"
 	touch $@
 
 lint: $(VENV)/.tested
@@ -64,6 +65,22 @@ slow: $(VENV)/.tested
 
 bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/compare.py
+
+# The WebSocket layer under the cases of the Autobahn suite; needs a Python 2.7, see tests/autobahn/run.py.
+autobahn: $(VENV)/.tested
+	$(BIN)/python -m tests.autobahn.run
+
+# A minute for each of the fuzzers.
+fuzz: $(VENV)/.tested
+	$(BIN)/python -m pytest -m slow -q -s tests/fuzz
+
+# What is installed to run the server, as CycloneDX. It is not kept here: it belongs to a build.
+sbom: $(VENV)/.installed
+	$(PYTHON) -m venv $(VENV)/sbom
+	$(VENV)/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom
+	mkdir -p dist
+	$(VENV)/sbom/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/wsstream.cdx.json
 
 # Pins exactly what is installed now; names packages and versions only.
 constraints: $(VENV)/.tested

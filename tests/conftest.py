@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -75,7 +75,7 @@ async def serve(quick_stop: None) -> AsyncIterator[Serve]:
     async with AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> Server:
-            usual = {"port": 0, "provider": "demo", "listeners": 1, "store": "memory:"}
+            usual = {"port": 0, "provider": "demo", "listeners": 1, "store": "memory:", "metrics_port": 0}
             config = Config(**{**usual, **settings})
             return await stack.enter_async_context(Server(config).running())
 
@@ -106,6 +106,12 @@ def scripted() -> Iterator[scripts.Scripted]:
 # -- a server in its own process
 
 
+class Operators(NamedTuple):
+    """Where a server's metrics are."""
+
+    port: int
+
+
 class ServerProcess:
     """``python -m wsstream`` with a free port, ready to be connected to."""
 
@@ -129,9 +135,21 @@ class ServerProcess:
         assert self._process.stdout is not None
         async with asyncio.timeout(10):
             line = (await self._process.stdout.readline()).decode()
-        assert " is ready: http://" in line, line + self.log
+        assert " is ready: http" in line, line + self.log
         self.page = line.split()[-1]
         self.port = int(self.page.rstrip("/").rpartition(":")[2])
+
+    async def for_operators(self) -> Operators:
+        """Its metrics' port, as its log has it."""
+        await self.logged("metrics on http://")
+        return Operators(int(self.log.partition("metrics on http://127.0.0.1:")[2].partition("/")[0]))
+
+    async def logged(self, text: str) -> bool:
+        """Wait until its log holds ``text``: a thread writes it, a moment later. True, to be asserted."""
+        async with asyncio.timeout(10):
+            while text not in self.log:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        return True
 
     @property
     def log(self) -> str:

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent / "wsstream"
 
 # -- the rule --------------------------------------------------------------------------------------------------------
 #
-# Words are what everybody talks in: errors and chunks. They know nobody.
-WORDS = ("errors", "chunks")
+# Words are what everybody talks in: errors, chunks and counts. They know nobody.
+WORDS = ("errors", "chunks", "tally")
 # The core decides. It does no I/O, knows no clock and throws no dice, so it can be tested by calling it. It knows the
 # words and itself; of Python it uses only what computes.
 CORE = (
@@ -66,17 +66,27 @@ RULE: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (("frames",), (*WORDS, *CORE, "chunklog"), "Frames are made of a log."),
     (("ticks",), (), "Timers know nobody."),
     (("inbound",), (), "Frames that come in are only bytes."),
-    (("registry",), WORDS, "The registry counts connections without knowing what they are."),
+    (("registry",), (*WORDS, "rejections"), "The registry counts connections without knowing what they are."),
+    (("rejections", "pressure", "memory"), (), "What is counted, read or judged there is plain numbers."),
+    (("proxies", "tls"), WORDS, "Addresses and certificates are nobody's."),
     (
         ("connection", "wires", "wires.*"),
-        (*WORDS, *CORE, "config", "chunklog", "frames", "inbound", "ticks", "registry", "wires.*"),
+        (*WORDS, *CORE, "config", "chunklog", "frames", "inbound", "ticks", "registry", "proxies", "wires.*"),
         "A wire reads logs. It is handed what starts streams and never looks for it.",
     ),
+    # Those who look at the pipeline; it does not know them.
+    (("ledger", "tracing"), (*WORDS, "messages", "chunklog", "streams", "wires.base"), "Streams tell their watchers."),
+    (("monitor",), (*WORDS, "ledger", "memory", "pressure"), "What looks from time to time is told where to act."),
     # Clients live on other machines.
     (("client", "terminal"), (*WORDS, *CORE, "client"), "A client needs nothing of the server."),
     (("load", "load.*"), (*WORDS, *CORE, "load", "load.*"), "The load tester needs nothing of the server either."),
     # The shell ties the rest together.
-    (("cli", "__main__"), (*WORDS, "config", "cli", "client", "terminal", "load", "server"), "Commands start things."),
+    (
+        ("cli", "__main__"),
+        (*WORDS, "config", "cli", "client", "terminal", "load", "server", "logs", "top"),
+        "Commands start things.",
+    ),
+    (("logs", "top"), WORDS, "Log lines are text, and so is what a server says of itself."),
     (("assembly",), ("*",), "The assembly room is where concrete things are named."),
     (("server",), ("*",), "The server names what listens."),
     (("asgi",), ("*",), "So does the application for other servers."),
@@ -177,6 +187,15 @@ def test_nobody_needs_the_server(name: str) -> None:
     """Only the command line imports the server, and only when it is to start one."""
     when = {i.when for i in _own(name) if i.target == "server"}
     assert when <= ({"later", "never"} if name == "cli" else set())
+
+
+WATCHING = ("metrics", "ledger", "monitor", "tracing", "logs", "top")
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in (*WATCHING, "assembly", "server", "cli")])
+def test_nobody_knows_that_it_is_watched(name: str) -> None:
+    """Metrics, logs and traces read the others; nothing but what puts all together imports them."""
+    assert [i.target for i in _own(name) if i.target in WATCHING] == []
 
 
 def test_every_row_is_about_something() -> None:

@@ -62,7 +62,7 @@ async def test_counts() -> None:
         registry.admit(member)
     registry.remove(members[0])
     registry.remove(members[0])
-    assert registry.statistics() == (1, 2, 2, 1)
+    assert registry.statistics()[:4] == (1, 2, 2, 1)
 
 
 @in_virtual_time

@@ -864,3 +864,97 @@ async def test_what_was_wasted() -> None:
         assert h.streams.statistics().wasted == 0
         await h.ended("r2")
         assert h.streams.statistics().wasted == 1
+
+
+# -- short of memory
+
+
+@in_virtual_time
+async def test_orphans_wait_while_memory_is_short() -> None:
+    """Nothing is begun, what nobody follows is read no further, and afterwards one after the other goes on."""
+    async with house(on_orphan="continue") as it:
+        before, after = await it.start("before"), await it.start("after")
+        leaving = it.view(after)
+        it.streams.press(True)
+        with pytest.raises(Capacity):
+            it.streams.start("ses", asked("new"))
+        after.log.detach(leaving)
+        assert (before.log.has_room(), after.log.has_room()) == (False, False)
+        it.streams.press(False)
+        it.streams.let_one_go_on()
+        assert sorted((before.log.has_room(), after.log.has_room())) == [False, True]
+        it.streams.let_one_go_on()
+        assert (before.log.has_room(), after.log.has_room()) == (True, True)
+        it.streams.let_one_go_on()
+
+
+@in_virtual_time
+async def test_somebody_who_comes_need_not_wait_for_memory() -> None:
+    """An orphan that waits goes on for a viewer, and is not forgotten afterwards."""
+    async with house() as it:
+        stream = await it.start()
+        it.streams.press(True)
+        assert not stream.log.has_room()
+        it.view(stream)
+        assert stream.log.has_room()
+        it.streams.press(False)
+        it.streams.let_one_go_on()
+        assert stream.log.has_room()
+
+
+@in_virtual_time
+async def test_providers_are_less_far_ahead_while_memory_is_short() -> None:
+    """What waits for a slow viewer is a sixteenth of what it may be otherwise."""
+    async with house() as it:
+        stream = await it.start()
+        it.view(stream)
+        stream.log.append([Delta("x" * 100_000)])
+        assert stream.log.has_room()
+        it.streams.press(True)
+        assert not stream.log.has_room()
+        it.streams.press(False)
+        assert stream.log.has_room()
+
+
+@in_virtual_time
+async def test_watchers_are_told() -> None:
+    """Each new answer is told once at its beginning and once at its end; the same request again is none."""
+
+    class Watcher:
+        """Remembers."""
+
+        def __init__(self) -> None:
+            self.told: list[str] = []
+
+        def on_started(self, stream: Stream, asked: ChatRequested) -> None:
+            """Remember it."""
+            self.told.append("started " + asked.request_id)
+
+        def on_ended(self, stream: Stream) -> None:
+            """Remember it."""
+            assert stream.log.outcome is not None
+            self.told.append("ended " + stream.log.outcome.state)
+
+    async with house() as it:
+        watcher = Watcher()
+        it.streams.watchers = [watcher]
+        await it.start("a")
+        await it.start("a")
+        await it.provider.end()
+    assert watcher.told == ["started a", "ended complete"]
+
+
+@in_virtual_time
+async def test_a_crowd_of_orphans_is_stopped_one_by_one() -> None:
+    """Of those whose time is over in the same moment, each is stopped a little after the one before."""
+    async with house(orphan_grace=1.0) as it:
+        streams = [await it.start(str(number)) for number in range(5)]
+        for stream in streams:
+            stream.log.detach(it.view(stream))
+        back = streams[3]
+        await asyncio.sleep(1.0)
+        assert it.provider.stopped == 1
+        it.view(back)  # while it waits for its turn: it goes on
+        await asyncio.sleep(0.1)
+        assert it.provider.stopped == 4
+        assert state(back) is StreamState.RUNNING

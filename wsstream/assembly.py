@@ -12,19 +12,26 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp
 
 from wsstream import __version__
 from wsstream.config import Config
 from wsstream.errors import BadRequest, ConfigError
+from wsstream.ledger import Ledger
+from wsstream.memory import MemoryReader
+from wsstream.metrics import Metrics, Sources
+from wsstream.monitor import Monitor
+from wsstream.pressure import Level, Pressure
 from wsstream.providers import PROVIDERS, open_provider
 from wsstream.providers.base import Provider
 from wsstream.recovery import NO_CALLBACKS, OnFailure
 from wsstream.registry import Registry
+from wsstream.rejections import Rejections
 from wsstream.stores import open_store
 from wsstream.streams import Streams
+from wsstream.tracing import Traced, make_tracer
 from wsstream.web import make_app
 from wsstream.wires import aisdk_http, durable, native_http, openai_api, sse
 from wsstream.wires.http import Endpoint
@@ -51,7 +58,10 @@ class Assembly:
         self._on_failure = on_failure
         self.streams: Streams
         self.hub: Hub
-        self.registry = Registry(config.max_connections)
+        self.rejections = Rejections()
+        self.registry = Registry(config.max_connections, self.rejections)
+        self.ledger: Ledger
+        self.monitor: Monitor
         self.store = open_store(config.store, config.durability)
         self.default_provider = config.provider or default_provider(os.environ)
         self.providers: dict[str, Provider] = {}
@@ -73,6 +83,33 @@ class Assembly:
             await self.store.close()
             raise
         self.hub = Hub(asyncio.get_running_loop(), self.config.protocol(), self.streams, self.registry)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Have somebody look at all this, who changes nothing but where memory is short."""
+        config = self.config
+        self.ledger = Ledger(lambda: self.streams.running, self.default_provider)
+        tracer = make_tracer(self.default_provider)
+        self.streams.watchers = [self.ledger] if tracer is None else [self.ledger, tracer]
+        reader = MemoryReader(config.memory_limit, self.registry.__len__)
+        pressure = Pressure(config.memory_refuse_at, config.memory_shed_at)
+        self.monitor = Monitor(self.ledger, reader, pressure, _House(self.registry, self.streams))
+        self.monitor.start()
+
+    def metrics(self) -> Metrics:
+        """What `/metrics` says."""
+        return Metrics(
+            Sources(
+                streams=self.streams,
+                registry=self.registry,
+                store=self.store,
+                wire=self.hub.tally,
+                ledger=self.ledger,
+                monitor=self.monitor,
+                rejected=self.rejections.statistics,
+                is_ready=lambda: not self.readiness(),
+            )
+        )
 
     def _check_fallback(self) -> None:
         for entry in (self.config.fallback or "").split():
@@ -83,7 +120,9 @@ class Assembly:
 
     def http(self, *, page: bool = True) -> ASGIApp:
         """The HTTP side. ``page``: whether the page to try things is served too."""
-        return make_app(self.health, self.hub.gate, self.wires(), self.config.max_connections, page=page)
+        return Traced(
+            make_app(self.health, self.readiness, self.hub.gate, self.wires(), self.config.max_connections, page=page)
+        )
 
     def wires(self) -> list[list[Endpoint]]:
         """The HTTP ways to read the logs, beside the WebSocket."""
@@ -134,6 +173,15 @@ class Assembly:
             "retained_streams": streams.retained,
         }
 
+    def readiness(self) -> list[str]:
+        """Why no new work is taken, as `/readyz` says it; nothing where it is."""
+        reasons = {
+            "draining": self.registry.draining,
+            "store": self.store.trouble() is not None,
+            "memory": self.monitor.level is not Level.FINE,
+        }
+        return [name for name, holds in reasons.items() if holds]
+
     def _status(self) -> str:
         if self.registry.draining:
             return "draining"
@@ -165,10 +213,35 @@ class Assembly:
 
     async def close(self) -> None:
         """Release everything. No connection is left, or what is left does not matter."""
+        self.monitor.close()
         self.hub.wheel.close()
         for provider in self.providers.values():
             await provider.close()
         await self.store.close()
+
+
+class _House(NamedTuple):
+    """What the monitor does about memory."""
+
+    registry: Registry
+    streams: Streams
+
+    @property
+    def connections(self) -> int:
+        return len(self.registry)
+
+    def refuse(self, refusing: bool) -> None:
+        self.registry.pressed = refusing
+        self.streams.press(refusing)
+
+    def drop_retained(self) -> int:
+        return self.streams.drop_retained()
+
+    def shed(self, count: int) -> None:
+        self.registry.shed(count)
+
+    def let_one_go_on(self) -> None:
+        self.streams.let_one_go_on()
 
 
 def default_provider(environ: Mapping[str, str]) -> str:

@@ -26,8 +26,10 @@ from wsstream.stores.base import Store
 _KINDS = [bytes((kind,)) for kind in Kind]
 
 HIGH_BYTES = 1024 * 1024
-LOW_BYTES = HIGH_BYTES // 2
-"""The same marks in bytes, for answers whose chunks are large."""
+"""The high mark in bytes, for answers whose chunks are large; the low one is half of it."""
+
+SQUEEZED_BYTES = HIGH_BYTES // 16
+"""The same while memory is short."""
 
 SNAPSHOT_BYTES = 255 * 1024
 """Bytes of contents that go into one message of a snapshot; with what is around them, 256 KiB at most."""
@@ -144,6 +146,7 @@ class ChunkLog:
         "_data",
         "_delivered",
         "_durable",
+        "_high_bytes",
         "_kinds",
         "_overhead",
         "_pending_outcome",
@@ -227,6 +230,7 @@ class ChunkLog:
         self._kinds = bytearray()
         self._room: asyncio.Future[None] | None = None
         self._room_until = high
+        self._high_bytes = HIGH_BYTES
         self._weight_until = HIGH_BYTES
         self._pending_outcome: Outcome | None = None
         self._watchers: list[Callable[[ChunkLog], None]] = []
@@ -476,7 +480,7 @@ class ChunkLog:
         attachment = Attachment(self, window, wake)
         self.attachments.append(attachment)
         self._room_until = min(self._room_until, window.acked + self.high)
-        self._weight_until = min(self._weight_until, self.totals[window.acked] + HIGH_BYTES)
+        self._weight_until = min(self._weight_until, self.totals[window.acked] + self._high_bytes)
         self.stop_at = None
         self.paused = False
         self.on_floor_moved()
@@ -522,7 +526,7 @@ class ChunkLog:
             return False
         floor = self.floor
         self._room_until = floor + self.high
-        self._weight_until = self.totals[floor] + HIGH_BYTES
+        self._weight_until = self.totals[floor] + self._high_bytes
         if self.stop_at is not None and self.on_stop is not None:
             self._room_until = min(self._room_until, self.stop_at)
             if size >= self.stop_at:
@@ -533,6 +537,17 @@ class ChunkLog:
         """Have no room until somebody attaches."""
         self.paused = True
         self._room_until = 0
+
+    def squeeze(self, squeezed: bool) -> None:
+        """Let the provider be less far ahead of the slowest viewer, because memory is short; or as far as usual."""
+        self._high_bytes = SQUEEZED_BYTES if squeezed else HIGH_BYTES
+        self._weight_until = 0
+        self.on_floor_moved()
+
+    def go_on(self) -> None:
+        """The end of a `pause`, though nobody has attached."""
+        self.paused = False
+        self.on_floor_moved()
 
     def stop_after(self, chunks: int, on_stop: Callable[[], None]) -> None:
         """Call ``on_stop`` when ``chunks`` more were appended, unless somebody attaches before."""
@@ -561,7 +576,7 @@ class ChunkLog:
         if self.paused or (self.stop_at is not None and size >= self.stop_at):
             return False
         floor = self.floor
-        return size - floor <= self.low and self.totals[-1] - self.totals[floor] <= LOW_BYTES
+        return size - floor <= self.low and self.totals[-1] - self.totals[floor] <= self._high_bytes // 2
 
     def _release_room(self) -> None:
         if self._room is not None and not self._room.done():

@@ -1,15 +1,15 @@
-"""The command line: ``serve`` (the default), ``chat`` and ``bench``."""
+"""The command line: ``serve`` (the default), ``chat``, ``top`` and ``bench``."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
+import contextlib
 import os
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from wsstream import __version__
@@ -52,9 +52,10 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; documentation is checked against it."""
     parser = _Parser(prog="wsstream", description="Streams LLM answers over WebSockets.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"wsstream {__version__}")
-    commands = parser.add_subparsers(metavar="serve | chat | bench", required=True)
+    commands = parser.add_subparsers(metavar="serve | chat | top | bench", required=True)
     _add_serve(commands)
     _add_chat(commands)
+    _add_top(commands)
     _add_bench(commands)
     return parser
 
@@ -97,19 +98,22 @@ def _metavar(setting: Setting) -> str:
 def _serve(parsed: argparse.Namespace) -> int:
     flags = {setting.name: getattr(parsed, setting.name) for setting in settings()}
     config = load_config(flags, os.environ, parsed.config or os.environ.get("WSSTREAM_CONFIG"))
-    _log_to_stderr(config)
-    from wsstream.server import run
+    with _log_to_stderr(config):
+        from wsstream.server import run
 
-    run(config, _announce)
+        run(config, _announce)
     return 0
 
 
-def _log_to_stderr(config: Config) -> None:
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    # uvicorn tells of every start and stop what wsstream says itself.
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+@contextlib.contextmanager
+def _log_to_stderr(config: Config) -> Iterator[None]:
+    from wsstream import logs
+
+    writer = logs.set_up(config.log_level, config.log_format, os.environ)
+    try:
+        yield
+    finally:
+        logs.tear_down(writer)
 
 
 def _announce(server: Server) -> None:
@@ -132,6 +136,35 @@ def _chat(parsed: argparse.Namespace) -> int:
     from wsstream.terminal import chat
 
     return asyncio.run(chat(parsed.url, parsed.prompt, parsed.model, parsed.session))
+
+
+# -- top
+
+
+def _add_top(commands: Any) -> None:
+    from wsstream.top import DEFAULT_URL as METRICS_URL
+
+    top = commands.add_parser("top", help="watch a running server", allow_abbrev=False)
+    top.add_argument("--url", default=METRICS_URL, help=f"its metrics (default {METRICS_URL})")
+    top.add_argument("--interval", type=_interval, default=1.0, metavar="SECONDS", help="between screens (default 1)")
+    top.add_argument("--once", action="store_true", help="one screen, as lines")
+    top.set_defaults(run=_top)
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"must be 0.1 to 3600 seconds, got {text!r}")
+    return seconds
+
+
+def _top(parsed: argparse.Namespace) -> int:
+    from wsstream.top import top
+
+    return top(parsed.url, parsed.interval, parsed.once)
 
 
 # -- bench

@@ -22,6 +22,7 @@ ENV_PREFIX = "WSSTREAM_"
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Bytes = Annotated[int, Meta(ge=1, le=2**40)]
+Share = Annotated[float, Meta(gt=0, le=1)]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +50,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Literal["process", "power"], Meta(description="what stored chunks survive: the end of the process, or of power")
     ] = "process"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="how much to log")] = "info"
+    log_format: Annotated[Literal["text", "json"], Meta(description="how to log, to stderr")] = "text"
+    metrics_host: Annotated[str, Meta(description="address of /metrics")] = "127.0.0.1"
+    metrics_port: Annotated[
+        Annotated[int, Meta(ge=0, le=65535)] | None,
+        Meta(description="port of /metrics; 1000 above the port where none is given, 0 for no metrics"),
+    ] = None
+    tls_cert: Annotated[str | None, Meta(description="a certificate chain in PEM; TLS then, and none without")] = None
+    tls_key: Annotated[str | None, Meta(description="its key in PEM, where that is another file")] = None
+    trusted_proxies: Annotated[
+        Annotated[str, Meta(pattern=r"^[0-9a-fA-F:./, ]*$")] | None,
+        Meta(description="addresses and CIDRs, by commas, whose X-Forwarded-* and Forwarded are believed"),
+    ] = None
 
     window: Annotated[Count, Meta(description="chunks in flight per viewer where the client asks for no other")] = 50
     window_bytes: Annotated[Bytes, Meta(description="bytes in flight per viewer")] = 256 * 1024
@@ -98,6 +111,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_retained: Annotated[Count, Meta(description="ended streams kept at once, the newest")] = 100_000
     max_retained_bytes: Annotated[Bytes, Meta(description="bytes of ended streams kept at once")] = 1024**3
     max_memory_bytes: Annotated[Bytes, Meta(description="bytes of ended streams kept in memory")] = 256 * 1024 * 1024
+    memory_limit: Annotated[
+        Bytes | None, Meta(description="memory the process may take, where that is less than its group or machine has")
+    ] = None
+    memory_refuse_at: Annotated[Share, Meta(description="share of memory from which nothing new is begun")] = 0.85
+    memory_shed_at: Annotated[Share, Meta(description="share of memory from which connections are shed")] = 0.92
     drain_timeout: Annotated[
         Annotated[float, Meta(gt=0, le=3600)], Meta(description="running answers get to end after SIGTERM")
     ] = 10.0
@@ -111,6 +129,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.heartbeat_timeout < 2 * self.heartbeat_interval:
             raise ConfigError("heartbeat_timeout must be at least twice heartbeat_interval")
+        if self.memory_refuse_at > self.memory_shed_at:
+            raise ConfigError("memory_refuse_at must not be above memory_shed_at")
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ConfigError("tls_key is of no use without tls_cert")
         if self.low_water > self.high_water:
             raise ConfigError("low_water must not be above high_water")
         if self.window > self.max_window:

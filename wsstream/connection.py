@@ -26,6 +26,7 @@ from wsstream.errors import CloseCode
 from wsstream.inbound import Alignment, short_text
 from wsstream.messages import SessionChanged
 from wsstream.protocol import SUBPROTOCOL
+from wsstream.proxies import TrustedProxies
 from wsstream.registry import ConnectionInfo
 from wsstream.wires.aisdk import MAX_FRAME, AiDialogue
 from wsstream.wires.aisdk import PATH as AI_PATH
@@ -51,6 +52,9 @@ CLOSE_TIMEOUT = 2.0
 TCP_NOTSENT_LOWAT = 25  # Linux's; socket has no name for it in Python 3.11
 
 
+NO_PROXIES = TrustedProxies()
+
+
 class NativeConnection(asyncio.Protocol):
     """One socket that speaks ``wsstream.v1``, or at its own address what the AI SDK speaks."""
 
@@ -62,6 +66,8 @@ class NativeConnection(asyncio.Protocol):
         "_fragments",
         "_held",
         "_hub",
+        "_proxies",
+        "_remote",
         "_transport",
         "_websocket",
         "connection_id",
@@ -69,8 +75,11 @@ class NativeConnection(asyncio.Protocol):
         "write",
     )
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, proxies: TrustedProxies | None = None) -> None:
+        """``proxies``: those whose word on where the client is counts."""
         self._hub = hub
+        self._proxies = proxies or NO_PROXIES
+        self._remote: str | None = None
         self._transport: asyncio.Transport
         self.write: Callable[[bytes], None]
         """The transport's own: nothing is to stand between it and a token."""
@@ -111,7 +120,7 @@ class NativeConnection(asyncio.Protocol):
                 try:
                     dialogue.receive(payload)
                 except Exception:
-                    logger.exception("connection %s: failed unexpectedly", self.connection_id)
+                    logger.exception("a connection failed unexpectedly", extra={"connection_id": self.connection_id})
                     dialogue.on_broken()
                 dialogue.carry_out()
                 return
@@ -129,7 +138,7 @@ class NativeConnection(asyncio.Protocol):
                 elif type(event) is Request:
                     self._on_request(event)
         except Exception:
-            logger.exception("connection %s: failed unexpectedly", self.connection_id)
+            logger.exception("a connection failed unexpectedly", extra={"connection_id": self.connection_id})
             self._on_broken()
         if self._dialogue is not None:
             self._dialogue.carry_out()
@@ -176,25 +185,28 @@ class NativeConnection(asyncio.Protocol):
         response = websocket.accept(request)
         if response.status_code == 101 and not self._hub.registry.admit(self):
             response = websocket.reject(503, "Server at capacity, try again later.\n")
-            response.headers["Retry-After"] = "1"
+            response.headers["Retry-After"] = str(self._hub.registry.retry_after)
         websocket.send_response(response)
         if websocket.state is State.OPEN:
             self._open(request)
 
     def _open(self, request: Request) -> None:
+        if self._proxies:
+            self._remote = self._origin(request)
         if request.path.partition("?")[0] == AI_PATH:
             self._websocket.max_message_size = MAX_FRAME
             self._dialogue = AiDialogue(self._hub, self, self._hub.gate, self._visitor(request))
             return
         offered = self._websocket.subprotocol == SUBPROTOCOL
-        self._dialogue = Dialogue(self._hub, self, batch=offered)
+        dialogue = self._dialogue = Dialogue(self._hub, self, batch=offered)
+        dialogue.traceparent = ",".join(request.headers.get_all("traceparent")) or None
         if not offered and request.headers.get("Sec-WebSocket-Protocol"):
             self.close(CloseCode.UNKNOWN_VERSION, f"this server speaks {SUBPROTOCOL}")
 
     def _visitor(self, request: Request) -> Visitor:
         headers = {name.lower(): value for name, value in request.headers.raw_items()}
         peer = self._transport.get_extra_info("peername")
-        return Visitor(headers, str(peer[0]) if isinstance(peer, tuple) else "local")
+        return Visitor(headers, self._remote or (str(peer[0]) if isinstance(peer, tuple) else "local"))
 
     # -- frames in
 
@@ -278,6 +290,22 @@ class NativeConnection(asyncio.Protocol):
 
     # -- what is known of it
 
+    def _peer(self) -> str:
+        peer = self._transport.get_extra_info("peername")
+        if not isinstance(peer, tuple):
+            return "local"
+        return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
+
+    def _origin(self, request: Request) -> str | None:
+        """The client behind a trusted proxy; None where the peer is no such proxy."""
+        peer = self._transport.get_extra_info("peername")
+        if not isinstance(peer, tuple):
+            return None
+        address = self._proxies.origin(
+            peer[0], "http", lambda name: ",".join(request.headers.get_all(name)) or None
+        ).address
+        return address if address != peer[0] else None
+
     @property
     def session_id(self) -> str | None:
         """The session that its client has named, or was given."""
@@ -285,18 +313,18 @@ class NativeConnection(asyncio.Protocol):
 
     def statistics(self) -> ConnectionInfo:
         """What is known of this connection."""
-        peer = self._transport.get_extra_info("peername")
         dialogue = self._dialogue
         return ConnectionInfo(
             connection_id=self.connection_id,
             session_id=self.session_id,
             user_id=None if dialogue is None else dialogue.user_id,
-            remote=f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "local",
+            remote=self._remote or self._peer(),
             connected_at=self._connected_at,
             streams=0 if dialogue is None else len(dialogue.attachments),
             messages_received=0 if dialogue is None else dialogue.messages_received,
             bytes_sent=0 if dialogue is None else dialogue.bytes_sent,
             round_trip=None if dialogue is None else dialogue.round_trip,
+            close_code=self._websocket.close_code,
         )
 
 

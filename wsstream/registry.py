@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 from wsstream.errors import CloseCode
+from wsstream.rejections import Reason, Rejections
+
+logger = logging.getLogger(__name__)
+
+
+PRESSED_RETRY = 5
+"""Seconds after which somebody may come again who was refused for want of memory."""
 
 
 class ConnectionInfo(NamedTuple):
@@ -23,6 +32,8 @@ class ConnectionInfo(NamedTuple):
     messages_received: int
     bytes_sent: int
     round_trip: float | None
+    close_code: int | None = None
+    """With which the WebSocket was closed, when it is."""
 
 
 class Member(Protocol):
@@ -49,13 +60,20 @@ class RegistryStatistics(NamedTuple):
     peak: int
     total: int
     refused: int
+    messages_received: int
+    """From those who have left."""
+    bytes_sent: int
+    """To those who have left."""
 
 
 class Registry:
     """Admits connections up to a limit and holds them until they are gone."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, rejections: Rejections | None = None) -> None:
         self._limit = limit
+        self._rejections = rejections or Rejections()
+        self._messages_received = 0
+        self._bytes_sent = 0
         self._members: dict[str, Member] = {}
         self._sessions: dict[str, list[Member]] = {}
         self._peak = 0
@@ -64,6 +82,8 @@ class Registry:
         self._empty = asyncio.Event()
         self._empty.set()
         self.draining = False
+        self.pressed = False
+        """Whether memory is too short to let anybody in."""
 
     def __len__(self) -> int:
         return len(self._members)
@@ -76,15 +96,31 @@ class Registry:
         return self._members.get(connection_id)
 
     def admit(self, member: Member) -> bool:
-        """Take ``member`` in; False where the server is full or leaving."""
-        if self.draining or len(self._members) >= self._limit:
+        """Take ``member`` in; False where the server is full, leaving or short of memory."""
+        reason = self._objection()
+        if reason is not None:
             self._refused += 1
+            self._rejections.count(reason)
             return False
         self._members[member.connection_id] = member
         self._empty.clear()
         self._total += 1
         self._peak = max(self._peak, len(self._members))
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("connection opened", extra={"connection_id": member.connection_id})
         return True
+
+    def _objection(self) -> Reason | None:
+        if self.draining:
+            return Reason.DRAINING
+        if self.pressed:
+            return Reason.MEMORY
+        return Reason.CONNECTIONS if len(self._members) >= self._limit else None
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds after which somebody who was refused may try again."""
+        return PRESSED_RETRY if self.pressed else 1
 
     def join(self, member: Member) -> None:
         """``member`` has a session now."""
@@ -93,10 +129,19 @@ class Registry:
 
     def remove(self, member: Member) -> None:
         """``member`` is gone."""
-        if self._members.pop(member.connection_id, None) is not None and member.session_id is not None:
-            self._leave(member, member.session_id)
+        if self._members.pop(member.connection_id, None) is not None:
+            self._take_leave(member)
         if not self._members:
             self._empty.set()
+
+    def _take_leave(self, member: Member) -> None:
+        if member.session_id is not None:
+            self._leave(member, member.session_id)
+        info = member.statistics()
+        self._messages_received += info.messages_received
+        self._bytes_sent += info.bytes_sent
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("connection closed", extra=_fields(info))
 
     def _leave(self, member: Member, session_id: str) -> None:
         present = self._sessions[session_id]
@@ -125,6 +170,31 @@ class Registry:
         for member in self:
             member.close(code, reason)
 
+    def shed(self, count: int) -> None:
+        """Close ``count`` connections: first those that follow nothing, of these the oldest. They may come back."""
+        infos = sorted((info.streams, info.connected_at, info.connection_id) for info in map(_statistics, self))
+        for _, _, connection_id in infos[:count]:
+            self._members[connection_id].close(CloseCode.TRY_AGAIN_LATER, "memory is short, come back later")
+
     def statistics(self) -> RegistryStatistics:
         """Counts, for health and metrics."""
-        return RegistryStatistics(len(self._members), self._peak, self._total, self._refused)
+        return RegistryStatistics(
+            len(self._members), self._peak, self._total, self._refused, self._messages_received, self._bytes_sent
+        )
+
+
+def _statistics(member: Member) -> ConnectionInfo:
+    return member.statistics()
+
+
+def _fields(info: ConnectionInfo) -> dict[str, Any]:
+    """What the log says of a connection that is gone."""
+    return {
+        "connection_id": info.connection_id,
+        "session_id": info.session_id,
+        "remote": info.remote,
+        "seconds": round(time.time() - info.connected_at, 3),
+        "messages_received": info.messages_received,
+        "bytes_sent": info.bytes_sent,
+        "close_code": info.close_code,
+    }

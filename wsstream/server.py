@@ -13,19 +13,26 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from wsstream.assembly import CLOSE_GRACE, Assembly
 from wsstream.config import Config
 from wsstream.connection import NativeConnection
 from wsstream.errors import WsstreamError
 from wsstream.http import GuardedHttp
+from wsstream.metrics import CONTENT_TYPE
+from wsstream.proxies import BehindProxies, TrustedProxies
 from wsstream.recovery import NO_CALLBACKS, OnFailure
 from wsstream.registry import Registry
 from wsstream.streams import Streams
+from wsstream.tls import Certificate
+from wsstream.web import make_metrics_app
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
+METRICS_BESIDE = 1000
+"""The metrics' port is so much above the server's, where none is given."""
 
 
 class PortTaken(WsstreamError):
@@ -50,8 +57,12 @@ class Server:
         self.config = config
         self.port = config.port
         self.assembly = Assembly(config, on_failure)
-        self._http: _HttpServer | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self.metrics_port = 0
+        """Where `/metrics` is; 0 where there is none."""
+        self.proxies = TrustedProxies(config.trusted_proxies or "")
+        self.certificate = None if config.tls_cert is None else Certificate(config.tls_cert, config.tls_key)
+        self._https: list[_HttpServer] = []
+        self._serving: list[asyncio.Task[None]] = []
 
     @property
     def streams(self) -> Streams:
@@ -67,7 +78,7 @@ class Server:
     def url(self) -> str:
         """Where the page is."""
         host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-        return f"http://{host}:{self.port}/"
+        return f"{'http' if self.certificate is None else 'https'}://{host}:{self.port}/"
 
     async def start(self) -> None:
         """Listen. Returns when connections are accepted.
@@ -80,33 +91,80 @@ class Server:
         assembly.provider(None)
         sockets = listen(self.config.host, self.config.port, self.config.listeners)
         self.port = sockets[0].getsockname()[1]
+        operators: list[socket.socket] = []
         try:
+            operators = self._listen_for_operators()
             await assembly.open()
         except BaseException:
-            for sock in sockets:
+            for sock in sockets + operators:
                 sock.close()
             raise
-
-        def native(**_: Any) -> NativeConnection:
-            return NativeConnection(assembly.hub)
-
-        self._http = _HttpServer(
-            uvicorn.Config(
-                assembly.http(),
-                http=GuardedHttp,
-                ws=native,  # type: ignore[arg-type]
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                backlog=BACKLOG,
-                timeout_graceful_shutdown=1,
-            )
-        )
-        self._serving = asyncio.get_running_loop().create_task(self._http.serve(sockets))
-        await self._http.wait_started()
+        app = BehindProxies(assembly.http(), self.proxies)
+        await self._serve(app, sockets, ws=self.connect, certificate=self.certificate)
         logger.info("listening on %s, provider %s, store %s", self.url, assembly.default_provider, self.config.store)
+        if operators:
+            await self._serve_metrics(operators)
+
+    def connect(self, **_: Any) -> asyncio.Protocol:
+        """Take over a socket that wants to become a WebSocket."""
+        return NativeConnection(self.assembly.hub, self.proxies)
+
+    def _listen_for_operators(self) -> list[socket.socket]:
+        """The socket for metrics; none where there are to be none, or where nobody asked for a port that is taken."""
+        wanted = self._metrics_port()
+        if wanted is None:
+            return []
+        try:
+            return listen(self.config.metrics_host, wanted, 1)
+        except PortTaken as error:
+            if self.config.metrics_port is not None:
+                raise
+            logger.warning("no metrics: %s", error)
+            return []
+
+    async def _serve_metrics(self, sockets: list[socket.socket]) -> None:
+        assembly = self.assembly
+        self.metrics_port = sockets[0].getsockname()[1]
+        render = assembly.metrics().render
+        await self._serve(make_metrics_app(assembly.health, assembly.readiness, render, CONTENT_TYPE), sockets)
+        logger.info("metrics on http://%s:%d/metrics", self.config.metrics_host, self.metrics_port)
+
+    def _metrics_port(self) -> int | None:
+        """The port to listen on, 0 for any; None for no metrics."""
+        wanted = self.config.metrics_port
+        if wanted is not None:
+            return wanted or None
+        if self.config.port == 0:
+            return 0
+        beside = self.port + METRICS_BESIDE
+        return beside if beside < 65536 else None
+
+    async def _serve(
+        self, app: ASGIApp, sockets: list[socket.socket], *, ws: Any = "none", certificate: Certificate | None = None
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            http=GuardedHttp,
+            ws=ws,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=1,
+        )
+        config.load()
+        config.ssl = None if certificate is None else certificate.context
+        http = _HttpServer(config)
+        self._https.append(http)
+        self._serving.append(asyncio.get_running_loop().create_task(http.serve(sockets)))
+        await http.wait_started()
+
+    def reload(self) -> None:
+        """Read again what may change while the server runs: the certificate."""
+        if self.certificate is not None:
+            self.certificate.reload()
 
     def health(self) -> dict[str, Any]:
         """How the server is, as `/healthz` says it."""
@@ -119,9 +177,10 @@ class Server:
     async def stop(self) -> None:
         """End now: what still runs is interrupted. After `drain`, nothing does."""
         await self.assembly.interrupt()
-        if self._http is not None and self._serving is not None:
-            self._http.should_exit = True
-            await asyncio.wait([self._serving], timeout=CLOSE_GRACE)
+        for http in self._https:
+            http.should_exit = True
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=CLOSE_GRACE)
         await self.assembly.close()
 
     @contextlib.asynccontextmanager
@@ -186,12 +245,19 @@ def listen(host: str, port: int, count: int) -> list[socket.socket]:
     return sockets
 
 
-async def serve(config: Config, announce: Callable[[Server], None]) -> None:
+async def serve(config: Config, announce: Callable[[Server], None], make: type[Server] = Server) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends it now."""
-    server = Server(config)
+    server = make(config)
     await server.start()
-    announce(server)
-    _tune_collector()
+    try:
+        announce(server)
+        _tune_collector()
+        await _serve_until_told(server)
+    finally:
+        await server.stop()
+
+
+async def _serve_until_told(server: Server) -> None:
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     again = asyncio.Event()
@@ -201,13 +267,14 @@ async def serve(config: Config, announce: Callable[[Server], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, server.reload)
     await asked.wait()
     draining = loop.create_task(server.drain())
     impatient = loop.create_task(again.wait())
     await asyncio.wait([draining, impatient], return_when=asyncio.FIRST_COMPLETED)
     for task in (draining, impatient):
         task.cancel()
-    await server.stop()
 
 
 def _tune_collector() -> None:

@@ -51,6 +51,18 @@ class Shelf:
         if item is not None:
             self.size -= item[1]
 
+    def clear(self) -> None:
+        """Remove everything; what is put back stays."""
+        self._tidying = True
+        try:
+            for _ in range(len(self._items)):
+                name, (_, size) = self._items.popitem(last=False)
+                self.size -= size
+                self._remove(name)
+        finally:
+            self._tidying = False
+            self._arm()
+
     def _tidy(self) -> None:
         self._tidying = True
         try:

@@ -12,9 +12,9 @@ import logging
 import secrets
 import time
 from asyncio import Future
-from collections import OrderedDict
-from collections.abc import Callable
-from typing import NamedTuple
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 from wsstream.chunklog import Attachment, ChunkLog
 from wsstream.chunks import ChatMessage, ChatRequest, Outcome, StreamInfo, StreamState
@@ -49,6 +49,12 @@ PAUSE_LIMIT = 3600.0
 """Seconds an answer may be paused: it holds a place among the running ones, and a connection to its provider."""
 
 STORE_FAILED = "The answer could not be stored"
+
+STOP_EVERY = 0.01
+"""Seconds between two orphans that are stopped."""
+
+PRESSED_RETRY = 5.0
+"""Seconds after which a request may come again that was refused for want of memory."""
 
 
 class Stream:
@@ -110,6 +116,16 @@ class Stream:
         return StreamInfo(self.stream_id, self.log.tail, self.log.state)
 
 
+class Watcher(Protocol):
+    """Somebody who is told what becomes of streams, and changes nothing."""
+
+    def on_started(self, stream: Stream, asked: ChatRequested) -> None:
+        """A new answer begins; in the context of whoever asked."""
+
+    def on_ended(self, stream: Stream) -> None:
+        """Its outcome is stored, and in its log."""
+
+
 class StreamsStatistics(NamedTuple):
     """Counts, for health and metrics."""
 
@@ -122,6 +138,8 @@ class StreamsStatistics(NamedTuple):
     wasted: int
     """Tokens that were generated and that nobody was sent: of tries that repeated others, after a cancel, and of ended
     answers that nobody follows. Somebody who reads such an answer later makes it smaller again."""
+    memory_bytes: int
+    """Bytes of ended logs in memory."""
 
 
 class Streams:
@@ -140,6 +158,12 @@ class Streams:
             provider: gives the provider of a name, or the default one for None; it raises BadRequest for others.
             on_failure: asked what is to become of an answer when a provider fails, by the type of the failure.
         """
+        self.watchers: Sequence[Watcher] = ()
+        self.pressed = False
+        """Whether memory is too short to begin anything."""
+        self._held: list[Stream] = []
+        self._to_stop: deque[Stream] = deque()
+        self._stopping: asyncio.TimerHandle | None = None
         self._config = config
         self._store = store
         self._provider = provider
@@ -202,6 +226,8 @@ class Streams:
             return self._streams[known]
         if self.draining:
             raise Draining(retry_after=1.0)
+        if self.pressed:
+            raise Capacity(retry_after=PRESSED_RETRY)
         if len(self._running) >= self._config.max_running_streams:
             raise Capacity(retry_after=1.0)
         config = asked.config or ChatConfig()
@@ -225,6 +251,8 @@ class Streams:
             )
 
         self._run(stream, target, prepare, plan)
+        for watcher in self.watchers:
+            watcher.on_started(stream, asked)
         return stream
 
     def _plan(self, config: ChatConfig, target: Target) -> Plan:
@@ -350,6 +378,40 @@ class Streams:
         else:
             stream.log.empty()
 
+    def drop_retained(self) -> int:
+        """Leave the ended logs that nobody follows to a durable store; how many bytes of memory that gives back."""
+        before = self._in_memory.size
+        if self._store.durable:
+            self._in_memory.clear()
+        return before - self._in_memory.size
+
+    def press(self, pressed: bool) -> None:
+        """Memory is short, or no longer: begin nothing, and read providers no further than viewers need."""
+        self.pressed = pressed
+        for stream in self._running:
+            stream.log.squeeze(pressed)
+            if pressed and not stream.log.attachments:
+                self._hold(stream)
+
+    def _hold(self, stream: Stream) -> None:
+        """Read an orphan's provider no further: without a viewer nothing else would hold it back."""
+        if not isinstance(stream.policy, Pause):
+            self._held.append(stream)
+            stream.log.pause()
+
+    def let_one_go_on(self) -> None:
+        """One of the answers that wait because memory was short. All at once would make it short again."""
+        while self._held:
+            stream = self._held.pop()
+            if stream in self._running and stream.log.paused:
+                stream.log.go_on()
+                return
+
+    @property
+    def running(self) -> Iterable[Stream]:
+        """The streams that have not ended."""
+        return self._running
+
     def of_session(self, session_id: str) -> list[Stream]:
         """The session's streams, oldest first."""
         return [self._streams[stream_id] for stream_id in self._sessions.get(session_id, ())]
@@ -417,6 +479,8 @@ class Streams:
             self._count_unsent(stream)
         if stream not in self._running or stream.orphan_timer is not None:
             return
+        if self.pressed:
+            self._hold(stream)
         policy = stream.policy
         if isinstance(policy, StopAfter):
             stream.orphan_timer = self._loop.call_later(policy.seconds, self._stop_orphan, stream)
@@ -428,9 +492,20 @@ class Streams:
 
     def _stop_orphan(self, stream: Stream) -> None:
         stream.orphan_timer = None
-        if stream.producer is not None and not stream.log.attachments:
-            logger.info("stream %s has no viewer any more: stopped, as its orphan policy says", stream.stream_id)
-            stream.producer.cancel(Interrupted("Nobody was following the answer any more"))
+        self._to_stop.append(stream)
+        if self._stopping is None:
+            self._stop_next()
+
+    def _stop_next(self) -> None:
+        """Stop one orphan. A crowd that has left at once is stopped one by one: each end takes memory to be stored."""
+        self._stopping = None
+        while self._to_stop:
+            stream = self._to_stop.popleft()
+            if stream.producer is not None and not stream.log.attachments and stream.orphan_timer is None:
+                logger.info("an orphan is stopped, as its policy says", extra={"stream_id": stream.stream_id})
+                stream.producer.cancel(Interrupted("Nobody was following the answer any more"))
+                self._stopping = self._loop.call_later(STOP_EVERY, self._stop_next)
+                return
 
     # -- ending
 
@@ -448,6 +523,8 @@ class Streams:
             self._idle.set()
 
     def _on_finished(self, stream: Stream, log: ChunkLog) -> None:
+        for watcher in self.watchers:
+            watcher.on_ended(stream)
         if log.outcome is not None and stream.stream_id in self._streams:
             self._kept.put(stream.stream_id, log.weight)
             self._in_memory.put(stream.stream_id, log.weight)
@@ -514,6 +591,8 @@ class Streams:
                 stream.producer.cancel(Interrupted("The server was restarted"))
         if tasks:
             await asyncio.wait(tasks, timeout=2.0)
+        if self._stopping is not None:
+            self._stopping.cancel()
         self._kept.close()
         self._in_memory.close()
 
@@ -526,6 +605,7 @@ class Streams:
             self._started,
             self._retries,
             self._dropped + self._unsent,
+            self._in_memory.size,
         )
 
 

@@ -1,10 +1,10 @@
-"""The HTTP side: the page and health. Starlette on uvicorn, on the same port as the WebSocket."""
+"""The HTTP side: the page and health on the WebSocket's port, metrics on one for operators. Starlette on uvicorn."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,15 @@ def web_root() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "clients"
 
 
+Health = Callable[[], dict[str, Any]]
+"""How the server is; its ``status`` is `ok`, `degraded` or `draining`."""
+Readiness = Callable[[], list[str]]
+"""Why no new work is taken; nothing where it is."""
+
+
 def make_app(
-    health: Callable[[], dict[str, Any]],
+    health: Health,
+    readiness: Readiness,
     gate: Gate,
     wires: Sequence[Sequence[Endpoint]],
     max_calls: int = MAX_CALLS,
@@ -52,21 +59,12 @@ def make_app(
     """The application.
 
     Args:
-        health: says how the server is; its ``status`` is `ok`, `degraded` or `draining`.
         gate: what every call of a wire passes first.
         wires: the endpoints of each.
         max_calls: of all wires together that may be under way at once.
         page: whether the page is served; its scripts are in any case, for pages of others.
     """
     root = web_root()
-
-    async def healthz(_: Request) -> Response:
-        report = health()
-        return Response(
-            msgspec.json.encode(report),
-            status_code=503 if report["status"] == "draining" else 200,
-            media_type="application/json",
-        )
 
     async def upgrade_required(_: Request) -> Response:
         return PlainTextResponse(
@@ -78,7 +76,7 @@ def make_app(
     app = Starlette(
         routes=[
             *(_page_routes(root) if page else []),
-            Route("/healthz", healthz),
+            *_probes(health, readiness),
             Route("/ws", upgrade_required),
             Route("/ai", upgrade_required),
             Mount("/static/js", StaticFiles(directory=root / "js")),
@@ -112,6 +110,38 @@ def _with_inline_script(path: Path) -> Response:
         "script-src 'self'", f"script-src 'self' 'sha256-{digest}'"
     )
     return HTMLResponse(text, headers={"Content-Security-Policy": policy})
+
+
+def make_metrics_app(
+    health: Health, readiness: Readiness, render: Callable[[], Awaitable[bytes]], content_type: str
+) -> Starlette:
+    """What the port for operators has: `/metrics`, as ``render`` makes it, and the probes."""
+
+    async def metrics(_: Request) -> Response:
+        return Response(await render(), headers={"Content-Type": content_type})
+
+    app = Starlette(routes=[Route("/metrics", metrics), *_probes(health, readiness)])
+    app.add_middleware(_Headers)
+    return app
+
+
+def _probes(health: Health, readiness: Readiness) -> list[Route]:
+    async def healthz(_: Request) -> Response:
+        report = health()
+        return _json(report, 503 if report["status"] == "draining" else 200)
+
+    async def readyz(_: Request) -> Response:
+        reasons = readiness()
+        response = _json({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+        if reasons:
+            response.headers["Retry-After"] = "5"
+        return response
+
+    return [Route("/healthz", healthz), Route("/readyz", readyz)]
+
+
+def _json(report: Any, status: int) -> Response:
+    return Response(msgspec.json.encode(report), status_code=status, media_type="application/json")
 
 
 class _Headers:

@@ -93,3 +93,16 @@ async def buggy(request: ChatRequest) -> AsyncIterator[str]:
     """A provider with a mistake in it."""
     yield "before "
     raise ZeroDivisionError("secret of the upstream")
+
+
+async def long(request: ChatRequest) -> AsyncIterator[str]:
+    """Eight megabytes in pieces of eight kilobytes."""
+    for _ in range(1000):
+        yield "x" * 8192
+
+
+async def steady(request: ChatRequest) -> AsyncIterator[str]:
+    """The same, in twenty seconds."""
+    for _ in range(1000):
+        yield "x" * 8192
+        await asyncio.sleep(0.02)

@@ -8,6 +8,7 @@ import itertools
 import os
 import shutil
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -487,3 +488,28 @@ def test_the_table_knows_it(tmp_path: Path) -> None:
     store: Any = open_store(f"sqlite:{tmp_path}/x.db", "power")
     assert isinstance(store, SqliteStore)
     assert (store._path, store._durability) == (f"{tmp_path}/x.db", "power")
+
+
+async def test_nothing_of_a_commit_is_kept_when_it_is_over(tmp_path: Path) -> None:
+    """What was written last does not stay in memory until something else is written."""
+
+    class Told:
+        """Somebody to tell."""
+
+        def __call__(self) -> None:
+            finished.set()
+
+    finished = asyncio.Event()
+    store = await opened(tmp_path / "store.db")
+    store.create(record("s_1"), lambda: None)
+    told = Told()
+    kept = weakref.ref(told)
+    store.finish("s_1", Outcome(StreamState.COMPLETE, 1), [b"x"], b"\0", told)
+    del told
+    await finished.wait()
+    async with asyncio.timeout(5):
+        while kept() is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert store.statistics().commits.count >= 1
+    assert (store.statistics().failures, store.statistics().pending) == (0, 0)
+    await store.close()

@@ -10,6 +10,7 @@ import msgspec
 
 from wsstream.chunks import Outcome, Usage
 from wsstream.errors import StoreError
+from wsstream.tally import Histogram
 
 
 class StreamRecord(msgspec.Struct, frozen=True):
@@ -57,6 +58,17 @@ class SessionInfo(msgspec.Struct, frozen=True):
     title: str | None
     created: float
     updated: float
+
+
+class StoreStatistics(msgspec.Struct, frozen=True):
+    """What a store has done since it was opened."""
+
+    commits: Histogram
+    """Seconds from the start of a commit to its acknowledgement."""
+    failures: int = 0
+    """Commits that failed."""
+    pending: int = 0
+    """Operations that are gathered or being committed now."""
 
 
 class StoredLog(msgspec.Struct, frozen=True):
@@ -147,6 +159,9 @@ class Store(Protocol):
 
     def trouble(self) -> str | None:
         """What is wrong with the store now, in words for operators; None when nothing is."""
+
+    def statistics(self) -> StoreStatistics:
+        """What it has done."""
 
     async def close(self) -> None:
         """Write what is pending, then release everything."""

@@ -9,7 +9,16 @@ from typing import TypeVar
 
 from wsstream.chunks import Outcome
 from wsstream.errors import ConfigError, StoreError
-from wsstream.stores.base import End, SessionInfo, StoredLog, StoredMessage, StreamRecord, StreamSummary
+from wsstream.stores.base import (
+    End,
+    SessionInfo,
+    StoredLog,
+    StoredMessage,
+    StoreStatistics,
+    StreamRecord,
+    StreamSummary,
+)
+from wsstream.tally import Histogram
 
 SESSIONS = 10_000
 """Sessions whose messages are kept, the latest."""
@@ -97,6 +106,10 @@ class MemoryStore:
     def trouble(self) -> str | None:
         """Nothing can go wrong."""
         return None
+
+    def statistics(self) -> StoreStatistics:
+        """There are no commits."""
+        return StoreStatistics(Histogram())
 
     async def close(self) -> None:
         """Nothing to do."""

@@ -20,7 +20,15 @@ from typing import Any, TypeGuard, TypeVar
 
 from wsstream.chunks import Outcome
 from wsstream.errors import ConfigError, StoreCorrupt, StoreError
-from wsstream.stores.base import End, SessionInfo, StoredLog, StoredMessage, StreamRecord, StreamSummary
+from wsstream.stores.base import (
+    End,
+    SessionInfo,
+    StoredLog,
+    StoredMessage,
+    StoreStatistics,
+    StreamRecord,
+    StreamSummary,
+)
 from wsstream.stores.database import (
     Append,
     Cancelled,
@@ -35,6 +43,7 @@ from wsstream.stores.database import (
     SaveMessage,
     set_aside,
 )
+from wsstream.tally import Histogram
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +127,8 @@ class SqliteStore:
         self._failing = False
         self._trouble: str | None = None
         self._closed = False
+        self._seconds = Histogram()
+        self._failures = 0
 
     # -- the life of the store
 
@@ -296,7 +307,9 @@ class SqliteStore:
 
     def _on_commit(self, group: _Group, error: StoreError | None, trouble: str | None) -> None:
         self._committing = False
+        self._seconds.observe(time.monotonic() - self._last_commit)
         if error is not None:
+            self._failures += 1
             self._on_lost(group, error)
         else:
             if self._failing:
@@ -405,11 +418,17 @@ class SqliteStore:
             return "a commit does not come to its end"
         return self._trouble
 
+    def statistics(self) -> StoreStatistics:
+        """Its commits, and how much waits for the next."""
+        pending = sum(len(group.operations) for group in self._groups)
+        return StoreStatistics(self._seconds, self._failures, pending)
+
     # -- the thread
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
+            del job  # what it holds, a whole group perhaps, is not to be kept until the next one
 
     def _ask(self, question: Callable[[], T]) -> Future[T]:
         """Have the thread answer; in the order of everything else it is given."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 from wsstream import messages as m
 from wsstream.chunklog import Attachment, ChunkLog
 from wsstream.chunks import StreamInfo
 from wsstream.flow import SendWindow
+
+TRACEPARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)
+"""The trace that the request at hand belongs to, as its header or hello has it (W3C Trace Context); not checked yet."""
 
 
 class StreamLike(Protocol):

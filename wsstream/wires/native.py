@@ -35,8 +35,9 @@ from wsstream.frames import FrameBook, text_frame
 from wsstream.protocol import ServerProtocol, ServerSettings
 from wsstream.registry import Member, Registry
 from wsstream.states import ConnectionState
+from wsstream.tally import WireTally
 from wsstream.ticks import Flusher, TimerWheel
-from wsstream.wires.base import Gate, OpenGate, StreamLike, StreamsLike
+from wsstream.wires.base import TRACEPARENT, Gate, OpenGate, StreamLike, StreamsLike
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ MAX_TURN_CONTROL = 1024 * 1024
 class Hub:
     """What the connections of one server share."""
 
-    __slots__ = ("flusher", "gate", "loop", "pushes", "registry", "settings", "streams", "turn", "wheel")
+    __slots__ = ("flusher", "gate", "loop", "pushes", "registry", "settings", "streams", "tally", "turn", "wheel")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, settings: ServerSettings, streams: StreamsLike, registry: Registry
@@ -68,6 +69,7 @@ class Hub:
         """The millisecond of the loop's clock in which chunks were last written at once."""
         self.pushes = 0
         """How many were, in it."""
+        self.tally = WireTally()
 
 
 class Line(Member, Protocol):
@@ -95,6 +97,8 @@ class Dialogue:
         "_hub",
         "_line",
         "_marked",
+        "_measured",
+        "_measuring",
         "_over",
         "_pushed",
         "_question",
@@ -106,6 +110,7 @@ class Dialogue:
         "messages_received",
         "session_id",
         "slot",
+        "traceparent",
         "user_id",
     )
 
@@ -119,6 +124,8 @@ class Dialogue:
         self._marked = False
         self._over = False
         self._pushed = 0
+        self._measuring = False
+        self._measured: tuple[SendWindow, int, float] | None = None
         self._question: asyncio.Task[None] | None = None
         self._unpaused: Future[None] | None = None
         self.core = ServerProtocol(hub.settings, time.monotonic(), batch=batch)
@@ -128,6 +135,8 @@ class Dialogue:
         self.session_id: str | None = None
         self.user_id: str | None = None
         self.slot = 0
+        self.traceparent: str | None = None
+        """The trace that this client's requests belong to, as W3C Trace Context writes it."""
         self._schedule()
 
     @property
@@ -164,19 +173,35 @@ class Dialogue:
             attachment = self.attachments.get(event.stream_id or "")
             if attachment is not None:
                 attachment.on_acked()
+            if self._measured is not None:
+                self._end_measure(*self._measured)
             return
         try:
             _HANDLERS[type(event)](self, self.core, event)
         except RequestError as error:
+            self._count_refusal(event, error)
             self.core.refuse(
                 error, request_id=getattr(event, "request_id", None), stream_id=getattr(event, "stream_id", None)
             )
+
+    def _count_refusal(self, event: m.ClientMessage, error: RequestError) -> None:
+        tally = self._hub.tally
+        tally.refused[error.error_type.value] += 1
+        if type(event) is m.ResumeStream:
+            tally.resumes[error.error_type.value] += 1
+
+    def _end_measure(self, window: SendWindow, chunk_id: int, since: float) -> None:
+        """An ack came: perhaps that of the chunk whose round trip is measured."""
+        if window.acked >= chunk_id:
+            self._measured = None
+            self._hub.tally.ack_seconds.observe(time.monotonic() - since)
 
     # -- what clients ask for
 
     def _on_hello(self, core: ServerProtocol, hello: m.Hello) -> None:
         self.session_id = hello.session_id or "ses_" + secrets.token_urlsafe(16)
         self.user_id = hello.user_id
+        self.traceparent = _traceparent(hello) or self.traceparent
         self._batch = core.batch
         self._hub.registry.join(self._line)
         core.establish(self._line.connection_id, self.session_id, self._hub.streams.running_in(self.session_id))
@@ -189,8 +214,9 @@ class Dialogue:
         if core.full and not known:
             raise TooManyStreams  # before a provider is asked for an answer that nobody would follow
         try:
-            stream = self._hub.streams.start(session_id, asked)
+            stream = self._start(session_id, asked)
         except Capacity as error:
+            self._count_refusal(asked, error)
             self._on_capacity(core, asked, error)
             return
         window = core.open_stream(stream.stream_id)
@@ -199,6 +225,13 @@ class Dialogue:
             begun = m.SessionChanged(session_id=session_id, stream_id=stream.stream_id)
             stream.when_stored(lambda: self._tell_others(begun))
         self._follow(stream, window)
+
+    def _start(self, session_id: str, asked: m.ChatRequested) -> StreamLike:
+        before = TRACEPARENT.set(self.traceparent)
+        try:
+            return self._hub.streams.start(session_id, asked)
+        finally:
+            TRACEPARENT.reset(before)
 
     def _say_started(self, core: ServerProtocol, request_id: str, stream: StreamLike, window: SendWindow) -> None:
         if self._over or core.state is ConnectionState.CLOSED:
@@ -229,6 +262,7 @@ class Dialogue:
             raise ResumeAhead("This epoch is not of this stream")
         log.check_position(asked.last_chunk_id)
         window = core.resume_stream(asked, stream.stream_id, tail=log.tail, epoch=log.epoch, state=log.state)
+        self._hub.tally.resumes["ok"] += 1
         self._follow(stream, window, snapshot_to=log.tail if asked.snapshot and core.batch else 0)
 
     def _stream_to_resume(self, asked: m.ResumeStream) -> StreamLike:
@@ -299,7 +333,7 @@ class Dialogue:
         except StoreError as error:
             core.refuse(error)
         except Exception:
-            logger.exception("connection %s: failed unexpectedly", self._line.connection_id)
+            logger.exception("a connection failed unexpectedly", extra={"connection_id": self._line.connection_id})
             self.on_broken()
         finally:
             self._question = None
@@ -360,7 +394,7 @@ class Dialogue:
         if error is None and stream.log.loaded:
             act()
             return
-        logger.error("stream %s cannot be read from the store: %s", stream.stream_id, error)
+        logger.error("a stream cannot be read from the store: %s", error, extra={"stream_id": stream.stream_id})
         core.end_stream(stream.stream_id)
         core.refuse(StoreError("The answer cannot be read from the store"), stream_id=stream.stream_id)
         self.carry_out()
@@ -412,7 +446,7 @@ class Dialogue:
         try:
             self._push(attachment)
         except Exception:
-            logger.exception("connection %s: failed unexpectedly", self._line.connection_id)
+            logger.exception("a connection failed unexpectedly", extra={"connection_id": self._line.connection_id})
             self.on_broken()
 
     def _push(self, attachment: Attachment) -> None:
@@ -469,7 +503,16 @@ class Dialogue:
 
     def _take(self, attachment: Attachment) -> bytes:
         span = attachment.take(WRITE_SLICE)
-        part = b"" if span is None else attachment.frames.span(span[0], span[1], batch=self._batch)
+        if span is None:
+            part = b""
+        else:
+            first, last = span
+            part = attachment.frames.span(first, last, batch=self._batch)
+            if first != last and self._batch:
+                self._hub.tally.conflated += last - first + 1
+            if self._measuring:
+                self._measuring = False
+                self._measured = (attachment.window, last, time.monotonic())
         if not attachment.waiting:
             self._ready.append(attachment)
         elif attachment.log.outcome is not None:
@@ -514,6 +557,7 @@ class Dialogue:
 
     def _say_close(self, code: int, reason: str) -> None:
         self._over = True
+        self._hub.tally.closes[int(code)] += 1
         self._line.say_close(code, reason)
         self._let_go()
 
@@ -546,6 +590,9 @@ class Dialogue:
         """The core's timer."""
         if not self._over and self.core.close is None:
             self.core.handle_timer(now)
+            if self.core.state is ConnectionState.CLOSED:
+                self._hub.tally.timeouts += 1
+            self._measuring = True  # the next chunk's way, and its ack's back
             self.carry_out()
             self._schedule()
 
@@ -561,6 +608,11 @@ _HANDLERS: dict[type[msgspec.Struct], Any] = {
     m.RenameSession: Dialogue._on_rename,
     m.DeleteSession: Dialogue._on_delete,
 }
+
+
+def _traceparent(hello: m.Hello) -> str | None:
+    found = hello.client.get("traceparent") if isinstance(hello.client, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _is_utf8(data: bytes) -> bool:

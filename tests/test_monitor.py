@@ -1,0 +1,186 @@
+"""What a server looks at from time to time, and what it does about memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.http11 import Response
+
+from tests.conftest import SCRIPTED, Serve
+from tests.data.scripted import Scripted
+from tests.native import HasPort, connected
+from tests.test_streams import house
+from tests.virtual import in_virtual_time
+from wsstream.ledger import Ledger
+from wsstream.memory import Memory, MemoryReader
+from wsstream.monitor import LAG_EVERY, Monitor
+from wsstream.pressure import PATIENCE, Level, Pressure
+
+
+class Reader(MemoryReader):
+    """Reads what a test says."""
+
+    def __init__(self) -> None:
+        super().__init__(root=Path("/nonexistent"))
+        self.share = 0.1
+
+    def read(self) -> Memory:
+        """A share of a thousand bytes."""
+        return Memory(0, 0, round(1000 * self.share), 1000)
+
+
+async def refused(server: HasPort) -> Response:
+    """The answer to a handshake that is not let in."""
+    with pytest.raises(InvalidStatus) as caught:
+        async with connected(server):
+            pass
+    return caught.value.response
+
+
+class House:
+    """Remembers what is done about memory."""
+
+    def __init__(self) -> None:
+        self.connections = 100
+        self.refusing = False
+        self.dropped = 0
+        self.shed_counts: list[int] = []
+
+    def refuse(self, refusing: bool) -> None:
+        """Remember it."""
+        self.refusing = refusing
+
+    def drop_retained(self) -> int:
+        """Remember it."""
+        self.dropped += 1
+        return 0
+
+    def shed(self, count: int) -> None:
+        """Remember it."""
+        self.shed_counts.append(count)
+
+    def let_one_go_on(self) -> None:
+        """Nothing waits."""
+
+
+@in_virtual_time
+async def test_memory_is_read_judged_and_acted_upon(caplog: pytest.LogCaptureFixture) -> None:
+    """Short: refuse, and drop what the store has; shorter: shed; enough again: as before, with a line for each turn."""
+    reader, rooms = Reader(), House()
+    monitor = Monitor(Ledger(list, "demo"), reader, Pressure(), rooms)
+    monitor.start()
+    with caplog.at_level(logging.WARNING):
+        await asyncio.sleep(2.5)
+        assert (monitor.level, rooms.refusing, rooms.dropped) == (Level.FINE, False, 0)
+        reader.share = 0.87
+        await asyncio.sleep(2)
+        assert (monitor.level, rooms.refusing, rooms.shed_counts) == (Level.REFUSE, True, [])
+        assert rooms.dropped > 2
+        reader.share = 0.95
+        await asyncio.sleep(4)
+        assert (monitor.level, rooms.shed_counts, monitor.shed) == (Level.SHED, [10, 10], 20)
+        reader.share = 0.5
+        await asyncio.sleep(1)
+    assert (monitor.level, rooms.refusing) == (Level.FINE, False)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.split(":")[0].split(",")[0] for line in lines] == [
+        "memory is short",
+        "memory is short",
+        "memory is short",
+        "memory is short",
+        "memory eases",
+    ]
+    monitor.close()
+
+
+@in_virtual_time
+async def test_a_loop_that_is_held_up_shows() -> None:
+    """A timer that comes late is counted with how late it came; an idle loop's come in time."""
+    async with house() as it:
+        monitor = Monitor(Ledger(lambda: it.streams.running, "demo"), Reader(), Pressure(), House())
+        monitor.start()
+        await asyncio.sleep(1.0)
+        assert monitor.lag.quantile(1.0) <= 0.001
+        clock = time.monotonic.__self__  # type: ignore[attr-defined]
+        clock.now += 3.0  # something that did not give way
+        await asyncio.sleep(LAG_EVERY)
+        assert monitor.lag.quantile(1.0) == 5.0
+        monitor.close()
+
+
+async def test_a_server_that_is_short_of_memory(serve: Serve, scripted: Scripted) -> None:
+    """It begins no stream (1013) and lets nobody in (503), each with a time to come back; what runs goes on."""
+    server = await serve(provider=SCRIPTED)
+    reader = Reader()
+    server.assembly.monitor._reader = reader
+    async with connected(server) as following, connected(server) as asking:
+        stream_id = await following.ask()
+        await following.round_trip()
+        reader.share = 0.9
+        server.assembly.monitor.check_memory()
+        assert server.assembly.readiness() == ["memory"]
+        await asking.send("chat_request", request_id="r", message="hi")
+        error = await asking.until("error")
+        assert (error["error_type"], error["retry_after"], error["recoverable"]) == ("capacity", 5.0, True)
+        assert (await asking.closed())[0] == 1013
+        response = await refused(server)
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+        assert server.assembly.rejections.statistics()["memory"] >= 1
+        scripted.last.put("still ")
+        scripted.last.finish()
+        assert (await following.read(stream_id)).text == "still "
+        reader.share = 0.1
+        server.assembly.monitor.check_memory()
+        assert server.assembly.readiness() == []
+        async with connected(server) as again:
+            await again.ask()
+
+
+async def test_the_idlest_and_oldest_are_shed_and_can_come_back(serve: Serve, scripted: Scripted) -> None:
+    """A tenth a round, those that follow nothing first; who followed an answer resumes it afterwards."""
+    server = await serve(provider=SCRIPTED)
+    reader = Reader()
+    server.assembly.monitor._reader = reader
+    async with connected(server) as old, connected(server) as following, connected(server) as young:
+        stream_id = await following.ask()
+        scripted.last.put("half ")
+        await following.read(stream_id, to=1)
+        reader.share = 0.95
+        server.assembly.monitor.check_memory()
+        assert (await old.closed()) == (1013, "memory is short, come back later")
+        await young.round_trip()
+        for last in (young, following):
+            for _ in range(PATIENCE + 1):
+                server.assembly.monitor.check_memory()
+            assert (await last.closed())[0] == 1013
+        assert server.assembly.monitor.shed == 3
+        reader.share = 0.1
+        server.assembly.monitor.check_memory()
+        async with connected(server) as back:
+            await back.resume(stream_id, 1)
+            scripted.last.put("more")
+            scripted.last.finish()
+            assert (await back.read(stream_id)).text == "more"
+
+
+async def test_ended_answers_leave_memory_first(serve: Serve, sqlite: str) -> None:
+    """What the store has is dropped from memory, and read back when somebody asks."""
+    server = await serve(store=sqlite)
+    reader = Reader()
+    server.assembly.monitor._reader = reader
+    async with connected(server) as native:
+        stream_id = await native.ask("demo:rate=0,tokens=50")
+        text = (await native.read(stream_id)).text
+        await native.round_trip()
+        assert server.streams.statistics().memory_bytes > 0
+        reader.share = 0.86
+        server.assembly.monitor.check_memory()
+        assert server.streams.statistics().memory_bytes == 0
+        assert not server.streams.get(stream_id).log.loaded
+        await native.resume(stream_id, 0)
+        assert (await native.read(stream_id)).text == text

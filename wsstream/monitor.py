@@ -1,0 +1,125 @@
+"""What a server looks at from time to time: its own loop's lag, its answers, its memory.
+
+Three timers, whatever the number of connections and answers. Nothing of the pipeline knows that it is looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Protocol
+
+from wsstream.ledger import Ledger
+from wsstream.memory import Memory, MemoryReader, give_back
+from wsstream.pressure import Level, Pressure
+from wsstream.tally import SECONDS, Histogram
+
+logger = logging.getLogger(__name__)
+
+LAG_EVERY = 0.1
+SAMPLE_EVERY = 1.0
+MEMORY_EVERY = 0.25
+"""Seconds; in one of them, eager providers can fill a good part of a small memory."""
+GIVE_BACK_EVERY = 8
+"""Readings, while memory is short, after which what was freed is returned to the system: it does not go by itself."""
+
+
+class House(Protocol):
+    """What is done about memory, wherever it lies."""
+
+    @property
+    def connections(self) -> int: ...
+
+    def refuse(self, refusing: bool) -> None:
+        """Begin nothing new, or begin things again."""
+
+    def drop_retained(self) -> int:
+        """Let go of ended logs that the store has; how many bytes they were."""
+
+    def shed(self, count: int) -> None:
+        """Close so many connections, those that are missed least."""
+
+    def let_one_go_on(self) -> None:
+        """Let one thing go on that waits because memory was short, if there is any."""
+
+
+class Monitor:
+    """Looks, and acts where memory runs short."""
+
+    def __init__(self, ledger: Ledger, reader: MemoryReader, pressure: Pressure, house: House) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ledger = ledger
+        self._reader = reader
+        self._pressure = pressure
+        self._house = house
+        self._lag_due = 0.0
+        self._readings = 0
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self.lag = Histogram(SECONDS)
+        """Seconds that a timer came late."""
+        self.memory: Memory = reader.read()
+        self.shed = 0
+        """Connections closed for want of memory."""
+
+    @property
+    def level(self) -> Level:
+        """How short memory is."""
+        return self._pressure.level
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._arm_lag()
+        self._timers["sample"] = self._loop.call_later(SAMPLE_EVERY, self._on_sample)
+        self._timers["memory"] = self._loop.call_later(MEMORY_EVERY, self._on_memory)
+
+    def close(self) -> None:
+        """Look no more."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def _arm_lag(self) -> None:
+        self._lag_due = time.monotonic() + LAG_EVERY
+        self._timers["lag"] = self._loop.call_later(LAG_EVERY, self._on_lag)
+
+    def _on_lag(self) -> None:
+        self.lag.observe(max(0.0, time.monotonic() - self._lag_due))
+        self._arm_lag()
+
+    def _on_sample(self) -> None:
+        self._timers["sample"] = self._loop.call_later(SAMPLE_EVERY, self._on_sample)
+        self._ledger.sample(time.monotonic())
+
+    def _on_memory(self) -> None:
+        self._timers["memory"] = self._loop.call_later(MEMORY_EVERY, self._on_memory)
+        self.check_memory()
+
+    def check_memory(self) -> None:
+        """Read, judge, act. What the store has as well leaves memory before anybody is refused."""
+        self.memory = self._reader.read()
+        if self._pressure.is_short(self.memory.share) and self._house.drop_retained():
+            give_back()
+            self.memory = self._reader.read()
+        before = self._pressure.level
+        level = self._pressure.judge(self.memory.share)
+        if level is not before:
+            self._on_level(before, level)
+        if level is Level.FINE:
+            self._house.let_one_go_on()
+        self._readings = self._readings + 1 if level is not Level.FINE else 0
+        if self._readings % GIVE_BACK_EVERY == GIVE_BACK_EVERY - 1:
+            give_back()
+        count = self._pressure.to_shed(self._house.connections)
+        if count:
+            logger.warning("memory is short: %d of %d connections are shed", count, self._house.connections)
+            self.shed += count
+            self._house.shed(count)
+
+    def _on_level(self, before: Level, level: Level) -> None:
+        share = round(100 * self.memory.share, 1)
+        if level > before:
+            logger.warning("memory is short, %s %% of %d bytes: %s", share, self.memory.limit, level.name.lower())
+        else:
+            logger.warning("memory eases, %s %% of %d bytes: %s", share, self.memory.limit, level.name.lower())
+        self._house.refuse(level is not Level.FINE)

@@ -1,0 +1,65 @@
+"""What was turned away, counted by reason: one small table that health and metrics read.
+
+The reasons are a closed set, so that a metric made of them has that many series and never a user's name in one.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why something was turned away; the value is the ``reason`` label of the metric ``rejected_total``."""
+
+    HOST = "host"
+    """A doubled or foreign `Host` header."""
+    ORIGIN = "origin"
+    """A page that is not listed."""
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    EXPIRED = "expired"
+    """A connection whose token ran out and was not renewed."""
+    REVOKED = "revoked"
+    DRAINING = "draining"
+    MEMORY = "memory"
+    """Something new while memory was short."""
+    CONNECTIONS = "connections"
+    CONNECTIONS_PER_USER = "connections_per_user"
+    CONNECTIONS_PER_ADDRESS = "connections_per_address"
+    GREETING_PER_ADDRESS = "greeting_per_address"
+    """Connections that have not said who they are."""
+    STARTS_PER_USER = "starts_per_user"
+    STARTS_PER_ADDRESS = "starts_per_address"
+    RUNNING = "running"
+    """As many answers as may run, and nowhere to wait."""
+    RUNNING_PER_USER = "running_per_user"
+    QUEUE_FULL = "queue_full"
+    PARAMETER = "parameter"
+    """A request for more than this server gives, or for another model."""
+    LOOKUPS = "lookups"
+    """Streams asked for that there are not."""
+    REPLAY = "replay"
+    """More bytes asked for again than may be."""
+    TICKETS = "tickets"
+    MALFORMED = "malformed"
+    MESSAGES = "messages"
+    """A flood of messages, acks or pings on one connection."""
+    SLOW = "slow"
+    """A viewer that made no progress."""
+
+
+class Rejections:
+    """Counts since the start."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(Reason, 0)
+
+    def count(self, reason: Reason) -> None:
+        """One more."""
+        self._counts[reason] += 1
+
+    def statistics(self) -> dict[str, int]:
+        """How many of each reason; all reasons are there from the beginning."""
+        return {reason.value: count for reason, count in self._counts.items()}
