@@ -17,6 +17,7 @@ from tests.native import Native, connected
 from wsstream.config import Config
 from wsstream.errors import ConfigError
 from wsstream.server import PortTaken, Server, listen
+from wsstream.server import serve as serve_until_told
 
 # -- listening
 
@@ -269,3 +270,15 @@ async def test_stop_without_drain_interrupts(serve: Serve, scripted: Scripted) -
         await server.stop()
         assert scripted.last.closed.is_set()
         assert (await native.closed())[0] == 1012
+
+
+async def test_a_server_that_cannot_say_where_it_is(quick_stop: None) -> None:
+    """Where nobody reads its first line, as behind ``| head -0``, it stops instead of hanging."""
+
+    def announce(_: Server) -> None:
+        raise BrokenPipeError
+
+    config = Config(port=0, provider="demo", store="memory:", listeners=1, metrics_port=0)
+    with pytest.raises(BrokenPipeError):
+        async with asyncio.timeout(5):
+            await serve_until_told(config, announce)
