@@ -26,6 +26,7 @@ from wsstream.providers.sse import SseParser
 from wsstream.registry import Registry
 from wsstream.stores.memory import MemoryStore
 from wsstream.streams import Streams
+from wsstream.wires.base import OpenGate
 from wsstream.wires.native import Hub
 
 ROUNDS = 5
@@ -99,9 +100,11 @@ def cost(step: Callable[[], object]) -> float:
 async def main() -> None:
     loop = asyncio.get_running_loop()
     provider = Waiting()
-    config = Config(store="memory:", high_water=10_000_000, low_water=1, max_window=10_000_000, window=10_000_000)
+    config = Config(
+        store="memory:", high_water=10_000_000, low_water=1, max_window=10_000_000, window=10_000_000, message_rate=0
+    )
     streams = Streams(config, MemoryStore(), lambda _name: provider)
-    hub = Hub(loop, config.protocol(), streams, Registry(10))
+    hub = Hub(loop, config.protocol(), OpenGate(streams), Registry(10))
     connection = NativeConnection(hub)
     connection.connection_made(Nowhere())  # type: ignore[arg-type]
     connection.data_received(HANDSHAKE)

@@ -245,6 +245,7 @@ async def connected(
     subprotocol: str | None = V1,
     greet: bool = True,
     max_queue: int | None = None,
+    headers: dict[str, str] | None = None,
     **hello: Any,
 ) -> AsyncIterator[Native]:
     """Connect, and greet with what is given in ``hello``."""
@@ -257,6 +258,7 @@ async def connected(
         max_queue=max_queue,
         max_size=None,
         proxy=None,
+        additional_headers=headers,
     ) as socket:
         native = Native(socket)
         if greet:

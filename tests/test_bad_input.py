@@ -238,7 +238,7 @@ async def test_odd_but_harmless(serve: Serve) -> None:
 
 async def test_a_thousand_streams_that_never_were(serve: Serve) -> None:
     """Guessing ids gets errors and costs the server nothing that stays."""
-    server = await serve()
+    server = await serve(message_rate=0)
     async with connected(server) as native:
         for number in range(1000):
             await native.send("cancel_stream", stream_id=f"s_{number}")

@@ -287,7 +287,7 @@ async def test_who_provokes_answers_and_reads_none_is_cut_off(serve: Serve, data
 
 async def test_many_questions_with_large_answers_are_too_many(serve: Serve) -> None:
     """Thousands of lists asked for in one segment end in close 1008, not in the server's memory."""
-    server = await serve()
+    server = await serve(message_rate=0)
     async with connected(server, session_id="mine") as native:
         for number in range(100):
             await native.read(await native.ask("demo:tokens=0", request_id=f"r{number}"))

@@ -48,6 +48,10 @@ QUIET = {
 CONCRETE = ("providers", "providers.*", "stores", "stores.*")
 BASES = ("providers.base", "stores.base")
 
+PIPELINE = ("chunklog", "frames", "inbound", "ticks", "registry", "rejections")
+
+PIPELINE = ("chunklog", "frames", "inbound", "ticks", "registry", "rejections")
+
 # A module (or a package with a `.*`), what it may import of wsstream, and why no more. The first row that fits counts.
 RULE: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (WORDS, WORDS, "Words know nobody."),
@@ -69,9 +73,18 @@ RULE: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (("registry",), (*WORDS, "rejections"), "The registry counts connections without knowing what they are."),
     (("rejections", "pressure", "memory"), (), "What is counted, read or judged there is plain numbers."),
     (("proxies", "tls"), WORDS, "Addresses and certificates are nobody's."),
+    (("waiting",), (), "A queue knows neither who waits nor for what."),
+    # Who may come in: a wire asks the gate and knows nothing of credentials; those know nothing of streams.
+    (("origins",), WORDS, "Pages are told apart by two headers."),
+    (("limits",), ("config",), "Buckets hold numbers."),
+    (
+        ("identity", "tickets"),
+        (*WORDS, "config", "identity", "wires.base"),
+        "A credential names a user, not what is theirs.",
+    ),
     (
         ("connection", "wires", "wires.*"),
-        (*WORDS, *CORE, "config", "chunklog", "frames", "inbound", "ticks", "registry", "proxies", "wires.*"),
+        (*WORDS, *CORE, *PIPELINE, "config", "limits", "proxies", "wires.*"),
         "A wire reads logs. It is handed what starts streams and never looks for it.",
     ),
     # Those who look at the pipeline; it does not know them.

@@ -72,6 +72,8 @@ WRITTEN: list[tuple[Any, str]] = [
         '{"type":"stream_error","stream_id":"s","error_type":"interrupted","message":"cut","recoverable":true,'
         '"last_chunk_id":4}',
     ),
+    (m.RenewToken("t"), '{"type":"renew_token","token":"t"}'),
+    (m.TokenRenewed(60.0), '{"type":"token_renewed","expires_in":60.0}'),
     (m.StreamList([]), '{"type":"stream_list","streams":[]}'),
     (
         m.History("ses", [m.HistoryMessage("m", "user", "hi", 1.5, True)]),

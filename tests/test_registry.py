@@ -19,7 +19,8 @@ class Member:
         self.registry = registry
         self.told: list[tuple[int, int]] = []
         self.closed: list[tuple[int, str]] = []
-        self.session_id: str | None = None
+        self.session_key: str | None = None
+        self.access: object = None
         self.changes: list[object] = []
 
     def statistics(self) -> ConnectionInfo:
@@ -105,7 +106,7 @@ async def test_a_session_is_told_of_its_changes() -> None:
     members = [Member(name) for name in "abcd"]
     for member, session_id in zip(members, ["s", "s", "s", "t"], strict=True):
         registry.admit(member)
-        member.session_id = session_id
+        member.session_key = session_id
         registry.join(member)
     registry.tell_session_changed("s", "renamed", besides="a")
     registry.remove(members[1])
@@ -121,7 +122,7 @@ async def test_keeps_nothing_of_those_who_left() -> None:
     for name in "abc":
         member = Member(name, registry)
         registry.admit(member)
-        member.session_id = "s"
+        member.session_key = "s"
         registry.join(member)
     registry.close_all()
     assert not registry._sessions

@@ -399,6 +399,7 @@ EVERY_MESSAGE: dict[str, dict[str, Any]] = {
     "list_streams": {},
     "get_history": {},
     "rename_session": {"title": "x"},
+    "renew_token": {"token": "t"},
     "delete_session": {"session_id": "another"},
     "heartbeat": {"timestamp": 1},
     "heartbeat_ack": {"timestamp": 1},

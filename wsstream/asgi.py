@@ -23,14 +23,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsstream.assembly import CLOSE_GRACE, Assembly
 from wsstream.config import Config
-from wsstream.errors import CloseCode, Forbidden, Unauthorized
+from wsstream.errors import CloseCode, Forbidden, RateLimited, Unauthorized
 from wsstream.frames import payloads
+from wsstream.identity import Identity
 from wsstream.messages import SessionChanged
 from wsstream.protocol import SUBPROTOCOL
 from wsstream.registry import ConnectionInfo
 from wsstream.wires import aisdk
 from wsstream.wires.aisdk import AiDialogue
-from wsstream.wires.base import Visitor
+from wsstream.wires.base import Visitor, counted_address
 from wsstream.wires.native import Dialogue, Hub
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class WsstreamApp:
         async with self._starting:
             if self.assembly is not None:
                 return
-            assembly = Assembly(self.config)
+            assembly = Assembly(self.config, host=_Host())
             await assembly.open()
             self._http = assembly.http(page=self._page)
             self.assembly = assembly
@@ -174,6 +175,22 @@ class WsstreamApp:
 _user: ContextVar[str | None] = ContextVar("wsstream.user", default=None)
 
 
+class _Host:
+    """The host application's word on who somebody is."""
+
+    async def identify(self, _visitor: Visitor) -> Identity | None:
+        """Whom it has named for this request."""
+        user = _user.get()
+        return None if user is None else Identity(user)
+
+    def is_revoked(self, _identity: Identity) -> bool:
+        """It is asked once for each connection."""
+        return False
+
+    def refresh(self) -> None:
+        """It looks after itself."""
+
+
 def app(config: Config | None = None, **options: Any) -> WsstreamApp:
     """The same as `WsstreamApp`."""
     return WsstreamApp(config, **options)
@@ -211,7 +228,7 @@ class AsgiConnection:
     async def run(self, *, is_ai: bool) -> None:
         """Accept, and speak until either side has closed."""
         await self._receive()  # websocket.connect
-        if not self._hub.registry.admit(self):
+        if not self._is_admitted():
             await self._send({"type": "websocket.close", "code": CloseCode.TRY_AGAIN_LATER})
             return
         try:
@@ -222,6 +239,12 @@ class AsgiConnection:
             if self._dialogue is not None:
                 self._dialogue.end()
 
+    def _is_admitted(self) -> bool:
+        try:
+            return self._hub.registry.admit(self, counted_address(visitor(self._scope).remote))
+        except RateLimited:
+            return False
+
     async def _accept(self, is_ai: bool) -> None:
         offered: list[str] = self._scope.get("subprotocols", [])
         taken = offered[0] if is_ai and offered else SUBPROTOCOL if SUBPROTOCOL in offered else None
@@ -229,7 +252,7 @@ class AsgiConnection:
         if is_ai:
             self._dialogue = AiDialogue(self._hub, self, self._hub.gate, visitor(self._scope), pings=False)
             return
-        self._dialogue = Dialogue(self._hub, self, batch=taken is not None)
+        self._dialogue = Dialogue(self._hub, self, batch=taken is not None, visitor=visitor(self._scope))
         if offered and taken is None:
             self.close(CloseCode.UNKNOWN_VERSION, f"this server speaks {SUBPROTOCOL}")
 
@@ -348,6 +371,16 @@ class AsgiConnection:
     def session_id(self) -> str | None:
         """The session that its client has named, or was given."""
         return None if self._dialogue is None else self._dialogue.session_id
+
+    @property
+    def session_key(self) -> str | None:
+        """The name of that session among everybody's."""
+        return None if self._dialogue is None else self._dialogue.session_key
+
+    @property
+    def access(self) -> object:
+        """What the gate has handed out to its client; None before that."""
+        return None if self._dialogue is None else self._dialogue.access
 
     def statistics(self) -> ConnectionInfo:
         """What is known of this connection."""

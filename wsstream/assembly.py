@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 from starlette.types import ASGIApp
 
 from wsstream import __version__
+from wsstream.access import Guard, Patrol
 from wsstream.config import Config
 from wsstream.errors import BadRequest, ConfigError
+from wsstream.identity import Identifier
 from wsstream.ledger import Ledger
 from wsstream.memory import MemoryReader
 from wsstream.metrics import Metrics, Sources
@@ -33,7 +35,7 @@ from wsstream.stores import open_store
 from wsstream.streams import Streams
 from wsstream.tracing import Traced, make_tracer
 from wsstream.web import make_app
-from wsstream.wires import aisdk_http, durable, native_http, openai_api, sse
+from wsstream.wires import aisdk_http, durable, native_http, openai_api, sse, tickets
 from wsstream.wires.http import Endpoint
 from wsstream.wires.native import Hub
 
@@ -48,18 +50,32 @@ LAST_WORDS = 0.05
 class Assembly:
     """Streams, their store and providers, the connections and what they share."""
 
-    def __init__(self, config: Config, on_failure: OnFailure = NO_CALLBACKS) -> None:
-        """Make the store. ``on_failure`` is the server's: see `wsstream.server.Server`.
+    def __init__(self, config: Config, on_failure: OnFailure = NO_CALLBACKS, *, host: Identifier | None = None) -> None:
+        """Make the gate and the store.
+
+        Args:
+            config: what to make.
+            on_failure: the server's: see `wsstream.server.Server`.
+            host: where all this is part of somebody else's application: that one's word on who somebody is.
 
         Raises:
-            ConfigError: it cannot be made.
+            ConfigError: something cannot be made.
         """
         self.config = config
         self._on_failure = on_failure
         self.streams: Streams
         self.hub: Hub
         self.rejections = Rejections()
-        self.registry = Registry(config.max_connections, self.rejections)
+        self.guard = Guard(config, os.environ, self.rejections, host=host)
+        quotas = self.guard.quotas
+        self.registry = Registry(
+            config.max_connections,
+            per_user=quotas.connections,
+            per_address=quotas.address_connections,
+            greeting=quotas.greeting,
+            rejections=self.rejections,
+        )
+        self._patrol = Patrol(self.guard, self.registry)
         self.ledger: Ledger
         self.monitor: Monitor
         self.store = open_store(config.store, config.durability)
@@ -75,15 +91,20 @@ class Assembly:
             StoreError: the store cannot be used. It is closed.
         """
         self.provider(None)
-        self.streams = Streams(self.config, self.store, self.provider, self._on_failure)
+        self.streams = self.guard.streams = Streams(
+            self.config, self.store, self.provider, self._on_failure, self.rejections
+        )
         try:
             self._check_fallback()
             await self.streams.open()
         except BaseException:
             await self.store.close()
             raise
-        self.hub = Hub(asyncio.get_running_loop(), self.config.protocol(), self.streams, self.registry)
+        config = self.config
+        loop = asyncio.get_running_loop()
+        self.hub = Hub(loop, config.protocol(), self.guard, self.registry, config.token_grace, config.viewer_stall)
         self._watch()
+        self._patrol.begin()
 
     def _watch(self) -> None:
         """Have somebody look at all this, who changes nothing but where memory is short."""
@@ -120,9 +141,9 @@ class Assembly:
 
     def http(self, *, page: bool = True) -> ASGIApp:
         """The HTTP side. ``page``: whether the page to try things is served too."""
-        return Traced(
-            make_app(self.health, self.readiness, self.hub.gate, self.wires(), self.config.max_connections, page=page)
-        )
+        limit, pages = self.config.max_connections, self.guard.origins.listed
+        app = make_app(self.health, self.readiness, self.hub.gate, self.wires(), limit, page=page, pages=pages)
+        return Traced(app)
 
     def wires(self) -> list[list[Endpoint]]:
         """The HTTP ways to read the logs, beside the WebSocket."""
@@ -132,6 +153,7 @@ class Assembly:
             openai_api.endpoints(self.config, self._models),
             durable.endpoints(self.config),
             aisdk_http.endpoints(self.config, self.registry),
+            tickets.endpoints(self.guard),
         ]
 
     def _models(self) -> list[str]:
@@ -194,6 +216,7 @@ class Assembly:
         self._drained = True
         self.streams.draining = True
         self.registry.announce_drain(self.config.drain_timeout)
+        self.streams.dismiss_all()
         deadline = time.monotonic() + self.config.drain_timeout
         finished = await self.streams.wait_idle(self.config.drain_timeout)
         if not finished:
@@ -214,6 +237,7 @@ class Assembly:
     async def close(self) -> None:
         """Release everything. No connection is left, or what is left does not matter."""
         self.monitor.close()
+        self._patrol.close()
         self.hub.wheel.close()
         for provider in self.providers.values():
             await provider.close()

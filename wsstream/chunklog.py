@@ -41,7 +41,19 @@ Span = tuple[int, int]
 class Attachment:
     """One connection following one stream: a cursor, a window, and somebody to wake."""
 
-    __slots__ = ("_repair", "frames", "log", "push", "snapshot_to", "tell_status", "told", "waiting", "wake", "window")
+    __slots__ = (
+        "_repair",
+        "credit",
+        "frames",
+        "log",
+        "push",
+        "snapshot_to",
+        "tell_status",
+        "told",
+        "waiting",
+        "wake",
+        "window",
+    )
 
     def __init__(self, log: ChunkLog, window: SendWindow, wake: Callable[[Attachment], None]) -> None:
         """``wake`` is called, at most once until the next `take`, when there may be something to take."""
@@ -55,6 +67,8 @@ class Attachment:
         self.tell_status: Callable[[StreamStatus], None] | None = None
         """Called with what the viewer should know while it waits: see `tell_statuses`."""
         self.waiting = True
+        self.credit = 0
+        """Bytes it may take in this turn, where a connection has several; less than none is owed."""
         self.told = False
         """Whether the terminal record has been taken."""
         self.snapshot_to = 0

@@ -147,3 +147,11 @@ class StreamInfo(msgspec.Struct, frozen=True):
     stream_id: str
     last_chunk_id: int
     state: str
+
+
+def session_key(owner: str, session_id: str) -> str:
+    """The name of a session among everybody's: each user's sessions are their own, and nobody else's has that name.
+
+    A session id holds no slash, so no two pairs make the same name.
+    """
+    return f"{session_id}/{owner}" if owner else session_id

@@ -72,6 +72,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     low_water: Annotated[Count, Meta(description="and at which it is read on")] = 500
 
     max_running_streams: Annotated[Count, Meta(description="answers running at once")] = 1000
+    max_queued: Annotated[
+        Annotated[int, Meta(ge=0, le=10_000)] | None,
+        Meta(description="requests that wait for a place; where not set, a tenth of max_running_streams"),
+    ] = None
     max_streams: Annotated[Count, Meta(description="running streams one connection may follow")] = 16
     max_connections: Annotated[Count, Meta(description="WebSockets open at once; as many HTTP calls")] = 10_000
     max_message_bytes: Annotated[Bytes, Meta(description="the largest message read from a client")] = 64 * 1024
@@ -81,7 +85,66 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_stream_seconds: Annotated[Seconds, Meta(description="the longest answer, without waits for viewers")] = 1800.0
     max_stream_bytes: Annotated[Bytes, Meta(description="the longest answer, in bytes kept")] = 256 * 1024 * 1024
 
-    hello_timeout: Annotated[Seconds, Meta(description="for a connection's first message")] = 10.0
+    message_rate: Annotated[
+        float, Meta(ge=0, le=1_000_000, description="messages a second from one connection, for long; 0: no limit")
+    ] = 50.0
+    message_burst: Annotated[Count, Meta(description="and at once, beside four for each of max_streams")] = 100
+    starts_per_minute: Annotated[
+        Annotated[float, Meta(gt=0)] | None, Meta(description="answers a user may begin; 10 unless at home")
+    ] = None
+    starts_burst: Annotated[Count, Meta(description="and at once")] = 5
+    starts_per_address: Annotated[
+        Annotated[float, Meta(gt=0)] | None, Meta(description="answers a minute from one address; 60 unless at home")
+    ] = None
+    max_running_per_user: Annotated[
+        Count | None, Meta(description="answers of one user running at once; 4 unless at home")
+    ] = None
+    max_connections_per_user: Annotated[Count | None, Meta(description="WebSockets of one user; 8 unless at home")] = (
+        None
+    )
+    max_connections_per_address: Annotated[
+        Count | None, Meta(description="WebSockets from one address; 64 unless at home")
+    ] = None
+    max_greeting_per_address: Annotated[
+        Count | None, Meta(description="of those, without a hello yet; 16 unless at home")
+    ] = None
+    lookups_per_minute: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="unknown streams a user may ask for; 10 unless at home"),
+    ] = None
+    replay_per_minute: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="bytes of answers a user may have again; 33554432 unless at home"),
+    ] = None
+    max_messages: Annotated[Count, Meta(description="messages in one request")] = 1000
+    max_output_tokens: Annotated[
+        Count | None, Meta(description="tokens an answer may have; given to the provider with every request")
+    ] = None
+    allowed_models: Annotated[
+        str | None, Meta(description="models that requests may name, with commas; any where not set")
+    ] = None
+    viewer_stall: Annotated[
+        Seconds | None,
+        Meta(description="without any ack, after which a viewer is closed with 4429; never where not set"),
+    ] = None
+
+    tokens_file: Annotated[str | None, Meta(description="a TOML file of tokens, see docs/security.md")] = None
+    jwt_key_file: Annotated[str | None, Meta(description="the key that signed tokens are checked with")] = None
+    jwt_previous_key_file: Annotated[str | None, Meta(description="the key before, during a change of keys")] = None
+    jwt_algorithm: Annotated[
+        Literal["HS256", "EdDSA", "RS256"], Meta(description="the only algorithm of signed tokens")
+    ] = "HS256"
+    jwt_audience: Annotated[str | None, Meta(description="the aud that signed tokens must have")] = None
+    jwt_issuer: Annotated[str | None, Meta(description="the iss that signed tokens must have")] = None
+    identity_hook: Annotated[str | None, Meta(description="module:attribute that says who somebody is")] = None
+    allow_anonymous: Annotated[bool, Meta(description="let in whoever shows no credential")] = False
+    allowed_origins: Annotated[
+        str | None, Meta(description="pages that may connect beside the server's own, with commas")
+    ] = None
+    ticket_lifetime: Annotated[float, Meta(gt=0, le=30, description="a ticket can be used")] = 30.0
+    token_grace: Annotated[Seconds, Meta(description="a connection goes on when its token has run out")] = 60.0
+
+    hello_timeout: Annotated[Seconds, Meta(description="for a connection's first message, and to decide on it")] = 10.0
     heartbeat_interval: Annotated[Seconds, Meta(description="between heartbeats")] = 10.0
     heartbeat_timeout: Annotated[Seconds, Meta(description="of silence, after which a peer is dead")] = 25.0
     first_token_timeout: Annotated[Seconds, Meta(description="for a provider's first token")] = 30.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import socket
 import sys
@@ -17,12 +18,12 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol as WebSocket
 from websockets.typing import Subprotocol
 
-from wsstream.errors import CloseCode
+from wsstream.errors import CloseCode, Forbidden, RateLimited
 from wsstream.inbound import Alignment, short_text
 from wsstream.messages import SessionChanged
 from wsstream.protocol import SUBPROTOCOL
@@ -30,7 +31,7 @@ from wsstream.proxies import TrustedProxies
 from wsstream.registry import ConnectionInfo
 from wsstream.wires.aisdk import MAX_FRAME, AiDialogue
 from wsstream.wires.aisdk import PATH as AI_PATH
-from wsstream.wires.base import Visitor
+from wsstream.wires.base import Visitor, counted_address
 from wsstream.wires.native import Dialogue, Hub
 
 logger = logging.getLogger(__name__)
@@ -182,31 +183,51 @@ class NativeConnection(asyncio.Protocol):
             return
         if request.path.partition("?")[0] == AI_PATH:
             websocket.select_subprotocol = _first_offered  # type: ignore[method-assign, assignment]
+        visitor = self._visitor(request)
         response = websocket.accept(request)
-        if response.status_code == 101 and not self._hub.registry.admit(self):
-            response = websocket.reject(503, "Server at capacity, try again later.\n")
-            response.headers["Retry-After"] = str(self._hub.registry.retry_after)
+        if response.status_code == 101:
+            response = self._refusal(visitor) or response
         websocket.send_response(response)
         if websocket.state is State.OPEN:
-            self._open(request)
+            self._open(request, visitor)
 
-    def _open(self, request: Request) -> None:
+    def _visitor(self, request: Request) -> Visitor:
+        peer = self._transport.get_extra_info("peername")
+        headers: dict[str, str] = {}
+        for name, value in request.headers.raw_items():
+            known = headers.get(name.lower())
+            headers[name.lower()] = value if known is None else f"{known}, {value}"
         if self._proxies:
             self._remote = self._origin(request)
+        return Visitor(headers, self._remote or (str(peer[0]) if isinstance(peer, tuple) else "local"))
+
+    def _refusal(self, visitor: Visitor) -> Response | None:
+        """What to say to somebody who may not come in, before anything is kept of them."""
+        try:
+            self._hub.gate.look_at(visitor)
+            if self._hub.registry.admit(self, counted_address(visitor.remote)):
+                return None
+        except Forbidden as error:
+            return self._websocket.reject(403, f"{error}\n")
+        except RateLimited as error:
+            return self._try_later(429, str(error), error.retry_after)
+        return self._try_later(503, "Server at capacity, try again later.", self._hub.registry.retry_after)
+
+    def _try_later(self, status: int, text: str, seconds: float | None) -> Response:
+        response = self._websocket.reject(status, f"{text}\n")
+        response.headers["Retry-After"] = str(math.ceil(seconds or 1.0))
+        return response
+
+    def _open(self, request: Request, visitor: Visitor) -> None:
         if request.path.partition("?")[0] == AI_PATH:
             self._websocket.max_message_size = MAX_FRAME
-            self._dialogue = AiDialogue(self._hub, self, self._hub.gate, self._visitor(request))
+            self._dialogue = AiDialogue(self._hub, self, self._hub.gate, visitor)
             return
         offered = self._websocket.subprotocol == SUBPROTOCOL
-        dialogue = self._dialogue = Dialogue(self._hub, self, batch=offered)
+        dialogue = self._dialogue = Dialogue(self._hub, self, batch=offered, visitor=visitor)
         dialogue.traceparent = ",".join(request.headers.get_all("traceparent")) or None
         if not offered and request.headers.get("Sec-WebSocket-Protocol"):
             self.close(CloseCode.UNKNOWN_VERSION, f"this server speaks {SUBPROTOCOL}")
-
-    def _visitor(self, request: Request) -> Visitor:
-        headers = {name.lower(): value for name, value in request.headers.raw_items()}
-        peer = self._transport.get_extra_info("peername")
-        return Visitor(headers, self._remote or (str(peer[0]) if isinstance(peer, tuple) else "local"))
 
     # -- frames in
 
@@ -310,6 +331,16 @@ class NativeConnection(asyncio.Protocol):
     def session_id(self) -> str | None:
         """The session that its client has named, or was given."""
         return None if self._dialogue is None else self._dialogue.session_id
+
+    @property
+    def session_key(self) -> str | None:
+        """The name of that session among everybody's."""
+        return None if self._dialogue is None else self._dialogue.session_key
+
+    @property
+    def access(self) -> object:
+        """What the gate has handed out to its client; None before that."""
+        return None if self._dialogue is None else self._dialogue.access
 
     def statistics(self) -> ConnectionInfo:
         """What is known of this connection."""

@@ -22,6 +22,7 @@
     │   ├── Draining                `capacity` too: this server is about to go, ask the next one
     │   ├── QueueFull
     │   └── RateLimited
+    │       └── Flood               closes 4429
     ├── StreamFailure               the answer ended badly: a `stream_error` message ends the stream
     │   ├── ProviderError           ├── ProviderTimeout     ├── ChunkTimeout
     │   ├── ProviderRateLimited     ├── ContentFiltered     ├── InvalidOutput
@@ -230,6 +231,12 @@ class RateLimited(RequestError):
 
     error_type = ErrorType.RATE_LIMIT
     recoverable = True
+
+
+class Flood(RateLimited):
+    """Too many messages on this connection."""
+
+    close_code = CloseCode.TOO_SLOW
 
 
 class StreamFailure(WsstreamError):

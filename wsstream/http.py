@@ -28,12 +28,20 @@ class HeadTooLarge(ValueError):
     """The request's head is longer than `MAX_HEAD` bytes."""
 
 
+class DoubledHeader(ValueError):
+    """A header is there twice that may be there once: whoever reads the other one would decide otherwise."""
+
+
+_ONCE = frozenset({b"host", b"origin", b"authorization"})
+
+
 class GuardedHttp(HttpToolsProtocol):
     """One HTTP connection, until it is upgraded."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_size = 0
+        self._seen: set[bytes] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._watchers: list[Callable[[], None]] = []
 
@@ -99,6 +107,7 @@ class GuardedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         self._head_size = 0
+        self._seen.clear()
         self._start_timer()
         super().on_message_begin()
         self.scope["extensions"] = {"wsstream.line": self}  # type: ignore[dict-item]
@@ -111,6 +120,11 @@ class GuardedHttp(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
         self._count(len(name) + len(value) + 4)
+        name = name.lower()
+        if name in _ONCE:
+            if name in self._seen:
+                raise DoubledHeader
+            self._seen.add(name)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:

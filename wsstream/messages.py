@@ -131,6 +131,12 @@ class DeleteSession(_Message, tag="delete_session"):
     session_id: SessionId | None = None
 
 
+class RenewToken(_Message, tag="renew_token"):
+    """Shows a new credential of the same user, before the old one runs out."""
+
+    token: str
+
+
 class Heartbeat(_Message, tag="heartbeat"):
     """A sign of life, from either side."""
 
@@ -164,6 +170,13 @@ class ConnectionEstablished(_Message, tag="connection_established"):
     window_bytes: int
     limits: Limits
     active_streams: list[StreamInfo]
+    expires_in: float | None = None
+
+
+class TokenRenewed(_Message, tag="token_renewed"):
+    """The answer to renew_token. ``expires_in``: seconds for which the new one is good."""
+
+    expires_in: float | None = None
 
 
 class StreamQueued(_Message, tag="stream_queued"):
@@ -332,6 +345,7 @@ ClientMessage = (
     | GetHistory
     | RenameSession
     | DeleteSession
+    | RenewToken
 )
 ServerMessage = (
     ContentChunk
@@ -339,6 +353,7 @@ ServerMessage = (
     | Heartbeat
     | HeartbeatAck
     | ConnectionEstablished
+    | TokenRenewed
     | StreamQueued
     | StreamStart
     | StreamRewind

@@ -26,10 +26,12 @@ from wsstream.errors import (
     BadRequest,
     CloseCode,
     Draining,
+    Flood,
     LocalError,
     MalformedMessage,
     RequestError,
     TooManyStreams,
+    Unauthorized,
     UnknownStream,
     WsstreamError,
 )
@@ -60,6 +62,8 @@ class ServerSettings(msgspec.Struct, frozen=True):
     max_streams: int = 16
     max_message_bytes: int = 64 * 1024
     max_malformed: int = 3
+    message_rate: float = 50.0
+    message_burst: int = 100
     hello_timeout: float = 10.0
     heartbeat_interval: float = 10.0
     heartbeat_timeout: float = 25.0
@@ -70,6 +74,8 @@ class ServerProtocol:
 
     __slots__ = (
         "_beat_at",
+        "_budget",
+        "_burst",
         "_ended",
         "_events",
         "_limit_asked",
@@ -78,6 +84,7 @@ class ServerProtocol:
         "_out",
         "_policies",
         "_settings",
+        "_spent_at",
         "_state",
         "_windows",
         "batch",
@@ -86,6 +93,7 @@ class ServerProtocol:
         "limit",
         "limit_bytes",
         "round_trip",
+        "valid_until",
     )
 
     ENDED_KEPT = 16
@@ -101,6 +109,9 @@ class ServerProtocol:
         self._ended: dict[str, SendWindow] | None = None
         self._policies: dict[str, WindowPolicy] | None = {} if settings.adaptive_window else None
         self._malformed = 0
+        # Many streams bring many requests and cancels at once.
+        self._burst = self._budget = float(settings.message_burst + 4 * settings.max_streams)
+        self._spent_at = now
         self._limit_asked = False
         self._beat_at = now
         # The first heartbeat goes out early: it measures the round trip and shows that they flow at all.
@@ -110,6 +121,8 @@ class ServerProtocol:
         self.limit_bytes = settings.window_bytes
         self.last_heard = now
         self.round_trip: float | None = None
+        self.valid_until: float | None = None
+        """When the client's credential stops to count, in the clock of ``now``; the owner sets it."""
         self.close: Close | None = None
 
     def __repr__(self) -> str:
@@ -128,11 +141,16 @@ class ServerProtocol:
         if self._state is ConnectionState.CLOSED:
             return
         try:
-            message = m.decode_client(data, first=self._state is ConnectionState.GREETING)
+            try:
+                message = m.decode_client(data, first=self._state is ConnectionState.GREETING)
+            except RequestError:
+                self._spend(now)
+                raise
             self._malformed = 0
             if type(message) is m.ChunkAck and self._state is not ConnectionState.GREETING:
                 self._on_ack(message, now)
             else:
+                self._spend(now)
                 self._dispatch(message, now)
         except RequestError as error:
             self._on_refused(error, data)
@@ -140,6 +158,26 @@ class ServerProtocol:
     def receive_life(self, now: float) -> None:
         """Something came that was not a message, such as a WebSocket ping: the peer is alive."""
         self.last_heard = now
+        if self._state is not ConnectionState.CLOSED:
+            try:
+                self._spend(now)
+            except RequestError as error:
+                self._on_refused(error, b"")
+
+    def _spend(self, now: float) -> None:
+        """Count what costs the server something and may come without end. An ack that moves a window is not among it:
+        there is at most one for every chunk that was sent.
+
+        Raises:
+            Flood: it came too often.
+        """
+        rate = self._settings.message_rate
+        if not rate:
+            return
+        self._budget = min(self._burst, self._budget + (now - self._spent_at) * rate) - 1.0
+        self._spent_at = now
+        if self._budget < 0:
+            raise Flood(retry_after=1.0)
 
     def events_received(self) -> list[m.ClientMessage]:
         """What the owner must act on, in order; each is returned once. Stream ids are filled in."""
@@ -166,9 +204,12 @@ class ServerProtocol:
         stream_id = message.stream_id or self._only_stream(ended_too=True)
         window = self._windows.get(stream_id)
         if window is None:
-            self._ended_window(stream_id).on_ack(message.chunk_id)
+            if not self._ended_window(stream_id).on_ack(message.chunk_id):
+                self._spend(now)
             return
         moved = window.on_ack(message.chunk_id)
+        if not moved:
+            self._spend(now)
         if message.window is not None and message.chunk_id == window.acked:  # an older ack's wish is out of date
             self._set_limit(stream_id, window, message.window)
             moved = True
@@ -200,7 +241,7 @@ class ServerProtocol:
         self._events.append(message)
 
     def _on_question(
-        self, message: m.ListStreams | m.GetHistory | m.RenameSession | m.DeleteSession, now: float
+        self, message: m.ListStreams | m.GetHistory | m.RenameSession | m.DeleteSession | m.RenewToken, now: float
     ) -> None:
         self._events.append(message)
 
@@ -231,8 +272,15 @@ class ServerProtocol:
         out, self._out = self._out, []
         return out
 
-    def establish(self, connection_id: str, session_id: str, active_streams: list[StreamInfo]) -> None:
-        """Answer the hello."""
+    def establish(
+        self,
+        connection_id: str,
+        session_id: str,
+        active_streams: list[StreamInfo],
+        *,
+        expires_in: float | None = None,
+    ) -> None:
+        """Answer the hello. ``expires_in``: seconds for which its token is good."""
         s = self._settings
         self._send(
             m.ConnectionEstablished(
@@ -244,8 +292,17 @@ class ServerProtocol:
                 window_bytes=self.limit_bytes,
                 limits=m.Limits(max_message_bytes=s.max_message_bytes, max_streams=s.max_streams),
                 active_streams=active_streams,
+                expires_in=expires_in,
             )
         )
+
+    def tell_renewed(self, expires_in: float | None) -> None:
+        """Answer a renew_token. ``expires_in``: seconds for which the new one is good."""
+        self._send(m.TokenRenewed(expires_in=expires_in))
+
+    def tell_queued(self, request_id: str, stream_id: str, position: int) -> None:
+        """The request waits for its turn, at this place."""
+        self._send(m.StreamQueued(request_id=request_id, stream_id=stream_id, position=position))
 
     def start_stream(
         self, request_id: str, stream_id: str, *, session_id: str, epoch: str, model: str | None, timestamp: float
@@ -321,6 +378,7 @@ class ServerProtocol:
         window = self._windows.pop(stream_id, None)
         if window is None:
             return
+        self._budget += 1.0  # who asks, reads to the end and asks again is no flood
         if self._policies is not None:
             self._policies.pop(stream_id, None)
         if self._ended is None:
@@ -400,7 +458,8 @@ class ServerProtocol:
         """When `handle_timer` wants to be called."""
         if self._state is ConnectionState.GREETING:
             return self._beat_at + self._settings.hello_timeout
-        return min(self._next_beat, self.last_heard + self._settings.heartbeat_timeout)
+        due = min(self._next_beat, self.last_heard + self._settings.heartbeat_timeout)
+        return due if self.valid_until is None else min(due, self.valid_until)
 
     def handle_timer(self, now: float) -> None:
         """Act on what is due at ``now``; early calls do nothing."""
@@ -412,6 +471,8 @@ class ServerProtocol:
         if self._state is ConnectionState.GREETING:
             if now >= self._beat_at + self._settings.hello_timeout:
                 self.fail(CloseCode.TIMEOUT, "no hello in time")
+        elif self.valid_until is not None and now >= self.valid_until:
+            self.refuse(Unauthorized("The token has run out"))
         elif now >= self.last_heard + self._settings.heartbeat_timeout:
             self.fail(CloseCode.TIMEOUT, "nothing heard in time")
         elif now >= self._next_beat:
@@ -483,6 +544,7 @@ _SERVER_HANDLERS: dict[type, _Handler] = {
     m.GetHistory: ServerProtocol._on_question,
     m.RenameSession: ServerProtocol._on_question,
     m.DeleteSession: ServerProtocol._on_question,
+    m.RenewToken: ServerProtocol._on_question,
     m.Heartbeat: ServerProtocol._on_heartbeat,
     m.HeartbeatAck: ServerProtocol._on_heartbeat_ack,
 }

@@ -9,18 +9,19 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
-from wsstream.errors import CloseCode
+from wsstream.errors import CloseCode, RateLimited
 from wsstream.rejections import Reason, Rejections
 
 logger = logging.getLogger(__name__)
 
-
+RETRY_AFTER = 5.0
+"""Seconds after which somebody with too many connections may try again."""
 PRESSED_RETRY = 5
 """Seconds after which somebody may come again who was refused for want of memory."""
 
 
 class ConnectionInfo(NamedTuple):
-    """What is known of one connection. ``user_id`` is what the client claims: nothing is granted for it."""
+    """What is known of one connection. ``user_id`` is the proved one, or else what the client claims."""
 
     connection_id: str
     session_id: str | None
@@ -44,7 +45,10 @@ class Member(Protocol):
     def statistics(self) -> ConnectionInfo: ...
 
     @property
-    def session_id(self) -> str | None: ...
+    def session_key(self) -> str | None: ...
+
+    @property
+    def access(self) -> object: ...
 
     def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None: ...
 
@@ -66,12 +70,59 @@ class RegistryStatistics(NamedTuple):
     """To those who have left."""
 
 
-class Registry:
-    """Admits connections up to a limit and holds them until they are gone."""
+class Shares:
+    """How many connections each of many has, up to a limit for each; None for no limit."""
 
-    def __init__(self, limit: int, rejections: Rejections | None = None) -> None:
+    def __init__(self, limit: int | None, reason: Reason, rejections: Rejections) -> None:
         self._limit = limit
-        self._rejections = rejections or Rejections()
+        self._reason = reason
+        self._rejections = rejections
+        self._held: dict[str, int] = {}
+        self._whose: dict[str, str] = {}
+
+    def check(self, who: str) -> None:
+        """See that ``who`` may have one more; an empty name may have any number.
+
+        Raises:
+            RateLimited: they have as many as they may.
+        """
+        if who and self._limit is not None and self._held.get(who, 0) >= self._limit:
+            self._rejections.count(self._reason)
+            raise RateLimited("Too many connections", retry_after=RETRY_AFTER)
+
+    def take(self, who: str, connection_id: str) -> None:
+        """This connection is one of theirs."""
+        if who:
+            self._whose[connection_id] = who
+            self._held[who] = self._held.get(who, 0) + 1
+
+    def give_back(self, connection_id: str) -> None:
+        """It is not any more."""
+        who = self._whose.pop(connection_id, None)
+        if who is not None:
+            self._held[who] -= 1
+            if not self._held[who]:
+                del self._held[who]
+
+
+class Registry:
+    """Admits connections up to a limit, and to one for each user and address, and holds them until they are gone."""
+
+    def __init__(
+        self,
+        limit: int,
+        *,
+        per_user: int | None = None,
+        per_address: int | None = None,
+        greeting: int | None = None,
+        rejections: Rejections | None = None,
+    ) -> None:
+        """``greeting`` limits those connections of an address that have not said who they are."""
+        self.rejections = rejections or Rejections()
+        self._users = Shares(per_user, Reason.CONNECTIONS_PER_USER, self.rejections)
+        self._addresses = Shares(per_address, Reason.CONNECTIONS_PER_ADDRESS, self.rejections)
+        self._greeting = Shares(greeting, Reason.GREETING_PER_ADDRESS, self.rejections)
+        self._limit = limit
         self._messages_received = 0
         self._bytes_sent = 0
         self._members: dict[str, Member] = {}
@@ -95,13 +146,23 @@ class Registry:
         """The connection of that id, if it is still there."""
         return self._members.get(connection_id)
 
-    def admit(self, member: Member) -> bool:
-        """Take ``member`` in; False where the server is full, leaving or short of memory."""
+    def admit(self, member: Member, address: str = "") -> bool:
+        """Take ``member`` in; False where the server is full, leaving or short of memory.
+
+        An empty address is not counted.
+
+        Raises:
+            RateLimited: that address has as many connections as it may.
+        """
         reason = self._objection()
         if reason is not None:
             self._refused += 1
-            self._rejections.count(reason)
+            self.rejections.count(reason)
             return False
+        self._addresses.check(address)
+        self._greeting.check(address)
+        self._addresses.take(address, member.connection_id)
+        self._greeting.take(address, member.connection_id)
         self._members[member.connection_id] = member
         self._empty.clear()
         self._total += 1
@@ -122,10 +183,17 @@ class Registry:
         """Seconds after which somebody who was refused may try again."""
         return PRESSED_RETRY if self.pressed else 1
 
-    def join(self, member: Member) -> None:
-        """``member`` has a session now."""
-        assert member.session_id is not None
-        self._sessions.setdefault(member.session_id, []).append(member)
+    def join(self, member: Member, user: str = "") -> None:
+        """``member`` has said who it is, and may have a session now.
+
+        Raises:
+            RateLimited: that user has as many connections as they may. Nothing has changed.
+        """
+        self._users.check(user)
+        self._users.take(user, member.connection_id)
+        self._greeting.give_back(member.connection_id)
+        if member.session_key is not None:
+            self._sessions.setdefault(member.session_key, []).append(member)
 
     def remove(self, member: Member) -> None:
         """``member`` is gone."""
@@ -135,27 +203,30 @@ class Registry:
             self._empty.set()
 
     def _take_leave(self, member: Member) -> None:
-        if member.session_id is not None:
-            self._leave(member, member.session_id)
+        for shares in (self._users, self._addresses, self._greeting):
+            shares.give_back(member.connection_id)
+        self._leave(member, member.session_key)
         info = member.statistics()
         self._messages_received += info.messages_received
         self._bytes_sent += info.bytes_sent
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("connection closed", extra=_fields(info))
 
-    def _leave(self, member: Member, session_id: str) -> None:
-        present = self._sessions[session_id]
+    def _leave(self, member: Member, session_key: str | None) -> None:
+        present = self._sessions.get(session_key or "")
+        if present is None or session_key is None or member not in present:
+            return
         present.remove(member)
         if not present:
-            del self._sessions[session_id]
+            del self._sessions[session_key]
 
     async def wait_empty(self) -> None:
         """Wait until nobody is left."""
         await self._empty.wait()
 
-    def tell_session_changed(self, session_id: str, change: Any, besides: str) -> None:
+    def tell_session_changed(self, session_key: str, change: Any, besides: str) -> None:
         """Tell every connection of a session, ``besides`` the one of that id, what was done to it."""
-        for member in list(self._sessions.get(session_id, ())):
+        for member in list(self._sessions.get(session_key, ())):
             if member.connection_id != besides:
                 member.tell_session_changed(change)
 

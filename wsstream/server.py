@@ -15,6 +15,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from wsstream.access import Guard
 from wsstream.assembly import CLOSE_GRACE, Assembly
 from wsstream.config import Config
 from wsstream.connection import NativeConnection
@@ -24,6 +25,7 @@ from wsstream.metrics import CONTENT_TYPE
 from wsstream.proxies import BehindProxies, TrustedProxies
 from wsstream.recovery import NO_CALLBACKS, OnFailure
 from wsstream.registry import Registry
+from wsstream.rejections import Rejections
 from wsstream.streams import Streams
 from wsstream.tls import Certificate
 from wsstream.web import make_metrics_app
@@ -68,6 +70,16 @@ class Server:
     def streams(self) -> Streams:
         """All answers."""
         return self.assembly.streams
+
+    @property
+    def rejections(self) -> Rejections:
+        """What was turned away."""
+        return self.assembly.rejections
+
+    @property
+    def guard(self) -> Guard:
+        """Who may come in."""
+        return self.assembly.guard
 
     @property
     def registry(self) -> Registry:

@@ -34,7 +34,7 @@ class Sessions:
         new = ChatMessage("user", asked.message or "") if asked.messages is None else asked.messages[-1]
         if new.role == "user":
             self._store.save_message(
-                StoredMessage(_message_id(), record.session_id, new.role, new.content or "", record.created)
+                StoredMessage(_message_id(), record.session_key, new.role, new.content or "", record.created)
             )
         self._store.save_message(answer_message(record, "", complete=False))
 
@@ -78,7 +78,7 @@ def answer_message(
     """The message of an answer; its id is made from the stream's, so that a renewed one keeps it."""
     return StoredMessage(
         message_id="m_" + record.stream_id.removeprefix("s_"),
-        session_id=record.session_id,
+        session_id=record.session_key,
         role="assistant",
         content=content,
         created=record.created,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from wsstream.chunklog import Attachment, ChunkLog
-from wsstream.chunks import ChatMessage, ChatRequest, Outcome, StreamInfo, StreamState
+from wsstream.chunks import ChatMessage, ChatRequest, Outcome, Receipt, StreamInfo, StreamState, session_key
 from wsstream.config import Config
 from wsstream.errors import (
     BadRequest,
@@ -27,6 +27,8 @@ from wsstream.errors import (
     Interrupted,
     LogTrimmed,
     PromptTooLong,
+    QueueFull,
+    RateLimited,
     StoreError,
     UnknownStream,
 )
@@ -36,9 +38,11 @@ from wsstream.orphans import Continue, OrphanPolicy, Pause, StopAfter, StopAfter
 from wsstream.producer import Limits, Plan, Prepare, Producer, Target
 from wsstream.providers.base import Provider
 from wsstream.recovery import NO_CALLBACKS, OnFailure, OnInterrupt, RetryPolicy
+from wsstream.rejections import Reason, Rejections
 from wsstream.sessions import Sessions, end_of_interrupted
 from wsstream.shelf import Shelf
 from wsstream.stores.base import Store, StoredLog, StreamRecord
+from wsstream.waiting import WaitingRoom
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +53,10 @@ PAUSE_LIMIT = 3600.0
 """Seconds an answer may be paused: it holds a place among the running ones, and a connection to its provider."""
 
 STORE_FAILED = "The answer could not be stored"
+DESERTED = "Nobody was following the answer any more"
+
+RETRY_AFTER = 5.0
+"""Seconds after which there may be a place."""
 
 STOP_EVERY = 0.01
 """Seconds between two orphans that are stopped."""
@@ -61,11 +69,14 @@ class Stream:
     """One answer."""
 
     __slots__ = (
+        "_unbegun",
         "_untold",
+        "begin_running",
         "digest",
         "loading",
         "log",
         "orphan_timer",
+        "place",
         "policy",
         "producer",
         "record",
@@ -85,7 +96,12 @@ class Stream:
         """Its part in the count of chunks that nobody was sent."""
         self.digest: bytes | None = None
         """Of what was asked, for wires that must notice when one name is used for two requests; None where unknown."""
+        self.begin_running: Callable[[], None] | None = None
+        """Where the stream waits for its turn: what is done when that comes."""
+        self.place = 0
+        """The last place in the queue that viewers were told."""
         self._untold: list[Callable[[], None]] | None = None
+        self._unbegun: list[Callable[[int], None]] = []
 
     def begin(self, store: Store) -> None:
         """Have a store begin the log."""
@@ -105,10 +121,36 @@ class Stream:
         else:
             self._untold.append(tell)
 
+    def while_queued(self, tell: Callable[[int], None]) -> None:
+        """Call ``tell`` with the place in the queue, now and when it changes; 0 when it waits no longer."""
+        if self.place:
+            self._unbegun.append(tell)
+        tell(self.place)
+
+    def forget_queue(self, tell: Callable[[int], None]) -> None:
+        """Whoever wanted to know the place has left."""
+        if tell in self._unbegun:
+            self._unbegun.remove(tell)
+
+    def tell_place(self, place: int) -> None:
+        """Its place in the queue is ``place`` now; 0 is none."""
+        if place != self.place:
+            self.place = place
+            waiting = list(self._unbegun)
+            if not place:
+                self._unbegun.clear()
+            for tell in waiting:
+                tell(place)
+
     @property
     def stream_id(self) -> str:
         """Its id."""
         return self.record.stream_id
+
+    @property
+    def owner(self) -> str:
+        """Whose it is; empty for whoever knows its id."""
+        return self.record.owner
 
     @property
     def info(self) -> StreamInfo:
@@ -140,10 +182,14 @@ class StreamsStatistics(NamedTuple):
     answers that nobody follows. Somebody who reads such an answer later makes it smaller again."""
     memory_bytes: int
     """Bytes of ended logs in memory."""
+    queued: int
 
 
 class Streams:
     """Every stream of this process, and of those before it that the store has kept."""
+
+    user = ""
+    valid_until: float | None = None
 
     def __init__(
         self,
@@ -151,12 +197,14 @@ class Streams:
         store: Store,
         provider: Callable[[str | None], Provider],
         on_failure: OnFailure = NO_CALLBACKS,
+        rejections: Rejections | None = None,
     ) -> None:
         """All streams on ``store``.
 
         Args:
             provider: gives the provider of a name, or the default one for None; it raises BadRequest for others.
             on_failure: asked what is to become of an answer when a provider fails, by the type of the failure.
+            rejections: counts what is turned away.
         """
         self.watchers: Sequence[Watcher] = ()
         self.pressed = False
@@ -164,6 +212,12 @@ class Streams:
         self._held: list[Stream] = []
         self._to_stop: deque[Stream] = deque()
         self._stopping: asyncio.TimerHandle | None = None
+        self._rejections = rejections or Rejections()
+        self._queue_limit = queue_limit(config)
+        self._queue: WaitingRoom[Stream] = WaitingRoom(self._queue_limit)
+        self._telling = False
+        self._per_user: int | None = None
+        self._running_of: dict[str, int] = {}
         self._config = config
         self._store = store
         self._provider = provider
@@ -173,7 +227,7 @@ class Streams:
         self._requests: dict[tuple[str, str], str] = {}
         self._sessions: dict[str, list[str]] = {}
         self._running: set[Stream] = set()
-        self._forgotten: OrderedDict[str, None] = OrderedDict()
+        self._forgotten: OrderedDict[str, str] = OrderedDict()
         self._idle = asyncio.Event()
         self._idle.set()
         self._all_read: asyncio.Event | None = None
@@ -213,30 +267,40 @@ class Streams:
 
     # -- starting
 
-    def start(self, session_id: str, asked: ChatRequested) -> Stream:
+    def start(self, session_id: str, asked: ChatRequested, owner: str = "", per_user: int | None = None) -> Stream:
         """The stream that answers ``asked``: a new one, or the one that the same request began before.
+
+        Where there is no place for it, it waits for one: its log's state is `queued` until then.
+
+        Args:
+            owner: whose it is.
+            per_user: how many of one owner's may run at once.
 
         Raises:
             BadRequest: the request names a provider or setting that there is not.
-            Capacity: too many answers are running.
+            Capacity: too many answers are running, and none may wait.
             Draining: the server is going away.
+            QueueFull: too many are waiting.
+            RateLimited: too many of this owner are running, and none may wait.
         """
-        known = self._requests.get((session_id, asked.request_id))
+        key = session_key(owner, session_id)
+        known = self._requests.get((key, asked.request_id))
         if known is not None:
             return self._streams[known]
         if self.draining:
             raise Draining(retry_after=1.0)
         if self.pressed:
+            self._rejections.count(Reason.MEMORY)
             raise Capacity(retry_after=PRESSED_RETRY)
-        if len(self._running) >= self._config.max_running_streams:
-            raise Capacity(retry_after=1.0)
+        self._per_user = per_user
+        waits = self._must_wait(owner)
         config = asked.config or ChatConfig()
         _check_length(asked, config, self._config.max_prompt_chars)
         policy = parse_policy(config.on_orphan, self._config)
         target = Target(self._provider(config.provider), config.provider or "default", self._model(asked, config))
         plan = self._plan(config, target)
-        earlier = self._messages.earlier(session_id)  # before anything of this request: that is written as one
-        stream = self._create(session_id, asked, config, policy)
+        earlier = self._messages.earlier(key)  # before anything of this request: that is written as one
+        stream = self._create(session_id, owner, asked, config, policy)
         stream.digest = digest_of(asked)
         conversation = self._messages.begin(stream.record, asked, earlier)
 
@@ -250,9 +314,12 @@ class Streams:
                 options=config.options or {},
             )
 
-        self._run(stream, target, prepare, plan)
         for watcher in self.watchers:
             watcher.on_started(stream, asked)
+        if waits:
+            self._enqueue(stream, config.priority or 0, lambda: self._run(stream, target, prepare, plan))
+        else:
+            self._run(stream, target, prepare, plan)
         return stream
 
     def _plan(self, config: ChatConfig, target: Target) -> Plan:
@@ -282,14 +349,16 @@ class Streams:
                     raise BadRequest(f"fallback: there is no provider for {entry[:80]!r}") from None
                 model = f"{rest}:{model}" if model else rest
 
-    def is_known(self, session_id: str, request_id: str) -> bool:
+    def is_known(self, session_id: str, request_id: str, owner: str = "") -> bool:
         """Whether `start` would attach to a stream that there is, rather than begin one."""
-        return (session_id, request_id) in self._requests
+        return (session_key(owner, session_id), request_id) in self._requests
 
     def _model(self, asked: ChatRequested, config: ChatConfig) -> str | None:
         return config.model or asked.model or self._config.model
 
-    def _create(self, session_id: str, asked: ChatRequested, config: ChatConfig, policy: OrphanPolicy) -> Stream:
+    def _create(
+        self, session_id: str, owner: str, asked: ChatRequested, config: ChatConfig, policy: OrphanPolicy
+    ) -> Stream:
         record = StreamRecord(
             stream_id="s_" + secrets.token_urlsafe(16),
             session_id=session_id,
@@ -297,6 +366,7 @@ class Streams:
             epoch=secrets.token_urlsafe(8),
             model=self._model(asked, config),
             created=time.time(),
+            owner=owner,
         )
         log = ChunkLog(
             record.stream_id,
@@ -316,31 +386,115 @@ class Streams:
     def _enter(self, stream: Stream) -> None:
         record = stream.record
         self._streams[record.stream_id] = stream
-        self._sessions.setdefault(record.session_id, []).append(record.stream_id)
-        self._requests[record.session_id, record.request_id] = record.stream_id
+        self._sessions.setdefault(record.session_key, []).append(record.stream_id)
+        self._requests[record.session_key, record.request_id] = record.stream_id
 
     def _run(self, stream: Stream, target: Target, request: Prepare, plan: Plan) -> None:
         self._started += 1
         self._running.add(stream)
+        self._running_of[stream.owner] = self._running_of.get(stream.owner, 0) + 1
         self._idle.clear()
         stream.producer = Producer(target, request, stream.log, self._limits, plan)
         stream.task = stream.producer.start()
         stream.task.add_done_callback(lambda _: self._on_ended(stream))
         stream.log.when_finished(lambda log: self._on_finished(stream, log))
 
-    # -- finding
+    # -- waiting for a place
 
-    def get(self, stream_id: str) -> Stream:
-        """The stream of that id.
+    def _must_wait(self, owner: str) -> bool:
+        """Whether there is no place for one more answer of ``owner``.
 
         Raises:
-            UnknownStream: there never was one.
+            Capacity, QueueFull, RateLimited: and nowhere to wait for one.
+        """
+        crowded = len(self._running) >= self._config.max_running_streams
+        if not crowded and self._may_run(owner):
+            return False
+        if not self._queue.full:
+            return True
+        if self._queue_limit:
+            self._rejections.count(Reason.QUEUE_FULL)
+            raise QueueFull(retry_after=RETRY_AFTER)
+        self._rejections.count(Reason.RUNNING if crowded else Reason.RUNNING_PER_USER)
+        if crowded:
+            raise Capacity(retry_after=1.0)
+        raise RateLimited("As many of your answers are running as may", retry_after=RETRY_AFTER)
+
+    def _may_run(self, owner: str) -> bool:
+        return not owner or self._per_user is None or self._running_of.get(owner, 0) < self._per_user
+
+    def _enqueue(self, stream: Stream, priority: int, begin: Callable[[], None]) -> None:
+        stream.log.state = StreamState.QUEUED
+        stream.begin_running = begin
+        self._queue.add(stream.owner, priority, stream)
+        stream.place = self._queue.order().index(stream) + 1
+        self._tell_places_soon()
+
+    def _admit(self) -> None:
+        """Places are free: whose turn is it?"""
+        while len(self._queue) and len(self._running) < self._config.max_running_streams and not self.pressed:
+            stream = self._queue.take(self._may_run)
+            if stream is None:
+                break
+            self._begin_queued(stream)
+        self._tell_places_soon()
+
+    def _begin_queued(self, stream: Stream) -> None:
+        begin, stream.begin_running = stream.begin_running, None
+        stream.log.state = StreamState.RUNNING
+        assert begin is not None
+        begin()
+        stream.tell_place(0)
+
+    def _tell_places_soon(self) -> None:
+        if not self._telling and len(self._queue):
+            self._telling = True
+            self._loop.call_soon(self._tell_places)
+
+    def _tell_places(self) -> None:
+        self._telling = False
+        for place, stream in enumerate(self._queue.order(), 1):
+            stream.tell_place(place)
+
+    def _dismiss(self, stream: Stream, outcome: Outcome) -> None:
+        """It waits no longer, and never ran."""
+        if self._queue.remove(stream):
+            stream.begin_running = None
+            self._stop_orphan_timer(stream)
+            stream.log.when_finished(lambda log: self._on_finished(stream, log))
+            stream.log.finish(outcome)
+            stream.tell_place(0)
+            self._tell_places_soon()
+
+    def dismiss_all(self) -> None:
+        """Nothing new is begun any more: whoever waits is told so, to ask elsewhere."""
+        for stream in self._queue.order():
+            self._dismiss(stream, _unbegun("The server was restarted"))
+
+    # -- finding
+
+    def session_key(self, session_id: str) -> str:
+        """The name of nobody's session among everybody's."""
+        return session_key("", session_id)
+
+    def get(self, stream_id: str, owner: str = "") -> Stream:
+        """The stream of that id, as ``owner`` may see it: theirs, or one that is nobody's.
+
+        Raises:
+            UnknownStream: there never was one; and as if there never was, where it is somebody else's.
             LogTrimmed: there was, but it is no longer kept.
         """
         stream = self._streams.get(stream_id)
-        if stream is not None:
-            return stream
-        raise LogTrimmed if stream_id in self._forgotten else UnknownStream
+        whose = self._forgotten.get(stream_id) if stream is None else stream.record.owner
+        if whose is None or (whose and whose != owner):
+            raise UnknownStream
+        if stream is None:
+            raise LogTrimmed
+        return stream
+
+    def resume(self, stream_id: str) -> Stream:
+        """As `get`."""
+        return self.get(stream_id)
 
     def load(self, stream: Stream) -> Future[StoredLog | None] | None:
         """See that the stream's chunks are in memory; None where they are, else a future of when they will be.
@@ -392,6 +546,8 @@ class Streams:
             stream.log.squeeze(pressed)
             if pressed and not stream.log.attachments:
                 self._hold(stream)
+        if not pressed:
+            self._admit()
 
     def _hold(self, stream: Stream) -> None:
         """Read an orphan's provider no further: without a viewer nothing else would hold it back."""
@@ -412,21 +568,23 @@ class Streams:
         """The streams that have not ended."""
         return self._running
 
-    def of_session(self, session_id: str) -> list[Stream]:
+    def of_session(self, session_id: str, owner: str = "") -> list[Stream]:
         """The session's streams, oldest first."""
-        return [self._streams[stream_id] for stream_id in self._sessions.get(session_id, ())]
+        key = session_key(owner, session_id)
+        return [self._streams[stream_id] for stream_id in self._sessions.get(key, ())]
 
-    def running_in(self, session_id: str) -> list[StreamInfo]:
+    def running_in(self, session_id: str, owner: str = "") -> list[StreamInfo]:
         """The session's running streams, as `connection_established` lists them."""
-        return [stream.info for stream in self.of_session(session_id) if not stream.log.state.final]
+        return [stream.info for stream in self.of_session(session_id, owner) if not stream.log.state.final]
 
     # -- sessions
 
-    async def history(self, session_id: str) -> tuple[list[HistoryMessage], str | None]:
+    async def history(self, session_id: str, owner: str = "") -> tuple[list[HistoryMessage], str | None]:
         """The session's messages and its title."""
+        key = session_key(owner, session_id)
         while True:
-            running = [stream.log for stream in self.of_session(session_id) if stream.log.outcome is None]
-            found = await self._messages.history(session_id, self._running_log)
+            running = [stream.log for stream in self.of_session(session_id, owner) if stream.log.outcome is None]
+            found = await self._messages.history(key, self._running_log)
             if all(log.outcome is None for log in running):
                 return found  # else an answer has ended in between, and was read too early to have its text
 
@@ -434,15 +592,15 @@ class Streams:
         stream = self._streams.get(stream_id)
         return stream.log if stream is not None and stream.log.outcome is None else None
 
-    def rename_session(self, session_id: str, title: str) -> None:
+    def rename_session(self, session_id: str, title: str, owner: str = "") -> None:
         """Give a session a title."""
-        self._messages.rename(session_id, title)
+        self._messages.rename(session_key(owner, session_id), title)
 
-    def delete_session(self, session_id: str) -> None:
+    def delete_session(self, session_id: str, owner: str = "") -> None:
         """Forget a session: stop what runs in it, delete its logs and messages."""
-        self._messages.delete(session_id)
-        for stream in self.of_session(session_id):
-            if stream.producer is not None:
+        self._messages.delete(session_key(owner, session_id))
+        for stream in self.of_session(session_id, owner):
+            if stream.producer is not None or stream in self._queue:
                 stream.log.on_ending = None
                 self.cancel(stream)
                 stream.log.when_finished(self._discard_soon)
@@ -461,23 +619,30 @@ class Streams:
 
     def attach(self, stream: Stream, window: SendWindow, wake: Callable[[Attachment], None]) -> Attachment:
         """A new viewer of ``stream``, from behind ``window.sent``."""
+        self._stop_orphan_timer(stream)
+        return stream.log.attach(window, wake)
+
+    def _stop_orphan_timer(self, stream: Stream) -> None:
         if stream.orphan_timer is not None:
             stream.orphan_timer.cancel()
             stream.orphan_timer = None
-        return stream.log.attach(window, wake)
 
     def cancel(self, stream: Stream) -> None:
         """Stop the answer for everybody. Idempotent; how it ended is in its log."""
         if stream.producer is not None:
             self._store.cancel(stream.stream_id)  # first of all: no crash from here on may bring it back
             stream.producer.cancel()
+        elif stream in self._queue:
+            self._store.cancel(stream.stream_id)
+            receipt = Receipt(generated_chunks=0, delivered_chunk_id=0)
+            self._dismiss(stream, Outcome(StreamState.CANCELLED, 0, finish_reason="cancelled", receipt=receipt))
 
     def _on_deserted(self, stream: Stream) -> None:
         if self._all_read is not None and not self._followed():
             self._all_read.set()
         if stream.log.outcome is not None:
             self._count_unsent(stream)
-        if stream not in self._running or stream.orphan_timer is not None:
+        if stream.orphan_timer is not None or (stream not in self._running and stream not in self._queue):
             return
         if self.pressed:
             self._hold(stream)
@@ -492,6 +657,9 @@ class Streams:
 
     def _stop_orphan(self, stream: Stream) -> None:
         stream.orphan_timer = None
+        if stream in self._queue and not stream.log.attachments:
+            self._dismiss(stream, _unbegun(DESERTED))
+            return
         self._to_stop.append(stream)
         if self._stopping is None:
             self._stop_next()
@@ -503,7 +671,7 @@ class Streams:
             stream = self._to_stop.popleft()
             if stream.producer is not None and not stream.log.attachments and stream.orphan_timer is None:
                 logger.info("an orphan is stopped, as its policy says", extra={"stream_id": stream.stream_id})
-                stream.producer.cancel(Interrupted("Nobody was following the answer any more"))
+                stream.producer.cancel(Interrupted(DESERTED))
                 self._stopping = self._loop.call_later(STOP_EVERY, self._stop_next)
                 return
 
@@ -515,10 +683,13 @@ class Streams:
         if stream.producer is not None:
             self._retries += stream.producer.retries
             self._dropped += stream.producer.dropped
+        self._running_of[stream.owner] -= 1
+        if not self._running_of[stream.owner]:
+            del self._running_of[stream.owner]
         stream.producer = stream.task = None
-        if stream.orphan_timer is not None:
-            stream.orphan_timer.cancel()
-            stream.orphan_timer = None
+        self._stop_orphan_timer(stream)
+        if len(self._queue):
+            self._admit()
         if not self._running:
             self._idle.set()
 
@@ -541,12 +712,12 @@ class Streams:
         self._in_memory.drop(stream_id)
         self._store.delete(stream_id)
         record = stream.record
-        self._requests.pop((record.session_id, record.request_id), None)
-        siblings = self._sessions[record.session_id]
+        self._requests.pop((record.session_key, record.request_id), None)
+        siblings = self._sessions[record.session_key]
         siblings.remove(stream_id)
         if not siblings:
-            del self._sessions[record.session_id]
-        self._forgotten[stream_id] = None
+            del self._sessions[record.session_key]
+        self._forgotten[stream_id] = record.owner
         if len(self._forgotten) > TOMBSTONES:
             self._forgotten.popitem(last=False)
 
@@ -560,6 +731,8 @@ class Streams:
             stream.log.on_store_failed(_lost)
             if stream.producer is not None:
                 stream.producer.cancel(InternalFailure(STORE_FAILED))
+            else:
+                self._dismiss(stream, _lost(0))
 
     # -- the end of the process
 
@@ -585,6 +758,7 @@ class Streams:
 
     async def close(self) -> None:
         """Stop what still runs, as interrupted, and wait for it."""
+        self.dismiss_all()
         tasks = [stream.task for stream in self._running if stream.task is not None]
         for stream in list(self._running):
             if stream.producer is not None:
@@ -606,6 +780,7 @@ class Streams:
             self._retries,
             self._dropped + self._unsent,
             self._in_memory.size,
+            len(self._queue),
         )
 
 
@@ -633,3 +808,12 @@ def _text(content: str | list[dict[str, object]] | None) -> str:
 
 def _system(config: ChatConfig) -> list[ChatMessage]:
     return [] if config.system_prompt is None else [ChatMessage("system", config.system_prompt)]
+
+
+def _unbegun(message: str) -> Outcome:
+    return Outcome(StreamState.INTERRUPTED, 0, error_type="interrupted", message=message, recoverable=True)
+
+
+def queue_limit(config: Config) -> int:
+    """How many requests may wait."""
+    return config.max_running_streams // 10 if config.max_queued is None else config.max_queued

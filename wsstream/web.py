@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -55,6 +56,7 @@ def make_app(
     max_calls: int = MAX_CALLS,
     *,
     page: bool = True,
+    pages: Collection[str] = (),
 ) -> Starlette:
     """The application.
 
@@ -63,6 +65,7 @@ def make_app(
         wires: the endpoints of each.
         max_calls: of all wires together that may be under way at once.
         page: whether the page is served; its scripts are in any case, for pages of others.
+        pages: the origins of other servers' pages that may read answers. Cookies are never for them.
     """
     root = web_root()
 
@@ -84,6 +87,13 @@ def make_app(
         ]
     )
     app.add_middleware(_Headers)
+    if pages:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(pages),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "Idempotency-Key"],
+        )
     return app
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 import pytest
 
-from wsstream.chunks import Outcome, StreamState
+from wsstream.chunks import Outcome, StreamState, session_key
 from wsstream.errors import StoreCorrupt, StoreError
 from wsstream.stores import database as module
 from wsstream.stores.base import StoredLog, StoredMessage, StreamRecord
@@ -60,7 +60,7 @@ def file_sizes(path: Path) -> tuple[int, int]:
 def test_a_new_file_has_our_version(tmp_path: Path) -> None:
     """It says which tables it has, and that they are ours."""
     database = made(tmp_path / "x.db")
-    assert database._connection().pragma("user_version") == 1
+    assert database._connection().pragma("user_version") == module.VERSION == 2
     assert database._connection().pragma("application_id") == module.APPLICATION_ID
     database.close()
 
@@ -81,15 +81,15 @@ def test_an_older_file_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest
     database = made(tmp_path / "x.db")
     database.commit([Create(1, record("s")), finish(1, [b"a"])])
     database.close()
-    monkeypatch.setattr(module, "VERSION", 3)
+    monkeypatch.setattr(module, "VERSION", 4)
     steps = {
-        1: "ALTER TABLE streams ADD COLUMN note TEXT",
-        2: "UPDATE streams SET note = 'two'; CREATE TABLE extra (x)",
+        2: "ALTER TABLE streams ADD COLUMN note TEXT",
+        3: "UPDATE streams SET note = 'two'; CREATE TABLE extra (x)",
     }
     monkeypatch.setattr(module, "_MIGRATIONS", steps)
     for _ in range(2):
         database = made(tmp_path / "x.db")
-        assert database._connection().pragma("user_version") == 3
+        assert database._connection().pragma("user_version") == 4
         assert database._connection().execute("SELECT note FROM streams").get == "two"
         found = database.load("s")
         assert found is not None
@@ -97,16 +97,36 @@ def test_an_older_file_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest
         database.close()
 
 
+def test_a_file_from_before_there_were_owners(tmp_path: Path) -> None:
+    """Streams and sessions of version 1 are read, are nobody's as they were, and new ones have their owners."""
+    database = made(tmp_path / "x.db")
+    said = StoredMessage("m", "ses", "user", "hi", 1.0)
+    database.commit([Create(1, record("s")), SaveMessage(said), finish(1, [b"a"])])
+    old = {name: getattr(record("s"), name) for name in record("s").__struct_fields__ if name != "owner"}
+    db = database._connection()
+    db.execute("UPDATE streams SET record = ?", (module._sealed(module._pack(old), 1),))
+    db.execute("ALTER TABLE sessions DROP COLUMN owner")
+    db.pragma("user_version", 1)
+    database.close()
+    database = made(tmp_path / "x.db")
+    assert [summary.record for summary in database.summaries()] == [record("s")]
+    assert database.history("ses") == [said]
+    database.commit([SaveMessage(StoredMessage("m2", session_key("alice", "ses"), "user", "hi", 1.0))])
+    owners = list(database._connection().execute("SELECT session_id, owner FROM sessions ORDER BY session_id"))
+    assert owners == [("ses", ""), ("ses/alice", "alice")]
+    database.close()
+
+
 def test_a_step_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An older file is as it was when it cannot be brought up to date."""
     made(tmp_path / "x.db").close()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "VERSION", 2)
-        patch.setattr(module, "_MIGRATIONS", {1: "CREATE TABLE extra (x); SELECT nonsense"})
+        patch.setattr(module, "VERSION", 3)
+        patch.setattr(module, "_MIGRATIONS", {2: "CREATE TABLE extra (x); SELECT nonsense"})
         with pytest.raises(StoreError):
             made(tmp_path / "x.db")
     database = made(tmp_path / "x.db")
-    assert database._connection().pragma("user_version") == 1
+    assert database._connection().pragma("user_version") == 2
     assert not list(database._connection().execute("SELECT 1 FROM sqlite_master WHERE name = 'extra'"))
     database.close()
 
@@ -117,7 +137,7 @@ def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     database._connection().pragma("user_version", 7)
     database.close()
     before = (tmp_path / "x.db").read_bytes()
-    with pytest.raises(StoreError, match=r"newer wsstream \(schema 7, this one knows 1\)"):
+    with pytest.raises(StoreError, match=r"newer wsstream \(schema 7, this one knows 2\)"):
         made(tmp_path / "x.db")
     assert (tmp_path / "x.db").read_bytes() == before
 

@@ -584,7 +584,7 @@ def _refused(store: str, capsys: pytest.CaptureFixture[str]) -> str:
         (".", "Is a directory"),
         ("file/x.db", "Not a directory"),
         ("other.db", "is a database of something else"),
-        ("newer.db", "was written by a newer wsstream (schema 2, this one knows 1)"),
+        ("newer.db", "was written by a newer wsstream (schema 3, this one knows 2)"),
         ("held.db", "another process is using it"),
     ],
 )
@@ -598,7 +598,7 @@ def test_a_store_that_cannot_be_used(
     other.execute("CREATE TABLE customers (name)")
     other.close()
     newer = Database(str(tmp_path / "newer.db"))
-    newer._connection().pragma("user_version", 2)
+    newer._connection().pragma("user_version", 3)
     newer.close()
     held = Database(str(tmp_path / "held.db"))
     before = (tmp_path / "other.db").read_bytes(), (tmp_path / "newer.db").read_bytes()

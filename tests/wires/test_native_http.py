@@ -220,7 +220,7 @@ async def test_strangers(serve: Serve) -> None:
     async with browsing(server) as client, talking(client) as talk:
         line = server.registry.get(talk.connection_id)
         assert isinstance(line, native_http.EventLine)
-        line.visitor = "somebody else"
+        line.opened_by = "somebody else"
         stranger = await talk.send({"type": "heartbeat"})
         nobody = await client.post("/api/native/c_nothing", json={"type": "heartbeat"})
         assert stranger.status_code == nobody.status_code == 404

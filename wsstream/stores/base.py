@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from wsstream.chunks import Outcome, Usage
+from wsstream.chunks import Outcome, Usage, session_key
 from wsstream.errors import StoreError
 from wsstream.tally import Histogram
 
@@ -23,6 +23,13 @@ class StreamRecord(msgspec.Struct, frozen=True):
     model: str | None
     created: float
     """Seconds since 1970."""
+    owner: str = ""
+    """Whose it is; empty for whoever knows its id."""
+
+    @property
+    def session_key(self) -> str:
+        """The name of its session among everybody's: what stores know sessions by."""
+        return session_key(self.owner, self.session_id)
 
 
 class StreamSummary(msgspec.Struct, frozen=True):
@@ -38,7 +45,10 @@ class StreamSummary(msgspec.Struct, frozen=True):
 
 
 class StoredMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One message of a session. That of an answer has its ``stream_id``, and is renewed when the answer ends."""
+    """One message of a session, whose name is a `wsstream.chunks.session_key`.
+
+    That of an answer has its ``stream_id``, and is renewed when the answer ends.
+    """
 
     message_id: str
     session_id: str

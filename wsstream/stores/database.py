@@ -29,7 +29,7 @@ from wsstream.stores.base import End, SessionInfo, StoredLog, StoredMessage, Str
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 PAGES_PER_CHECKPOINT = 2000
 BUSY_TIMEOUT_MS = 1000
 WAL_BYTES = 16 * 1024 * 1024
@@ -51,7 +51,8 @@ CREATE TABLE streams (
 );
 CREATE TABLE journal (number INTEGER PRIMARY KEY, entries BLOB NOT NULL);
 CREATE TABLE logs (number INTEGER PRIMARY KEY, chunks BLOB NOT NULL);
-CREATE TABLE sessions (session_id TEXT PRIMARY KEY, title TEXT, created REAL NOT NULL, updated REAL NOT NULL);
+CREATE TABLE sessions (session_id TEXT PRIMARY KEY, title TEXT, created REAL NOT NULL, updated REAL NOT NULL,
+    owner TEXT NOT NULL DEFAULT '');
 CREATE TABLE messages (
     number INTEGER PRIMARY KEY,
     session_id TEXT NOT NULL,
@@ -66,12 +67,15 @@ _TABLES = {
     "streams": "number, stream_id, record, cancelled, ending",
     "journal": "number, entries",
     "logs": "number, chunks",
-    "sessions": "session_id, title, created, updated",
+    "sessions": "session_id, title, created, updated, owner",
     "messages": "number, session_id, stream_id, message",
 }
 
 # From version n to n + 1: the statements that take an older file there.
-_MIGRATIONS: dict[int, str] = {}
+_MIGRATIONS: dict[int, str] = {
+    # Streams and sessions have owners. Those of before are nobody's, as they were.
+    1: "ALTER TABLE sessions ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+}
 
 
 class Create(msgspec.Struct, frozen=True):
@@ -565,9 +569,9 @@ def _save_message(db: apsw.Connection, operation: SaveMessage) -> None:
         (message.session_id, message.stream_id, _sealed(_pack(message))),
     )
     db.execute(
-        "INSERT INTO sessions VALUES (?, NULL, ?, ?)"
+        "INSERT INTO sessions (session_id, created, updated, owner) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (session_id) DO UPDATE SET updated = max(updated, excluded.updated)",
-        (message.session_id, message.created, message.created),
+        (message.session_id, message.created, message.created, message.session_id.partition("/")[2]),
     )
 
 

@@ -341,7 +341,7 @@ class SqliteStore:
             cut = {operation.number for operation in group.operations if isinstance(operation, Append | Finish)}
         cut = (cut & names.keys()) - self._cut - unborn
         lost = {names[number] for number in (unborn | cut) & names.keys()}
-        sessions = {operation.record.session_id for operation in group.operations if type(operation) is Create}
+        sessions = {operation.record.session_key for operation in group.operations if type(operation) is Create}
         self._cut |= cut
         for number in unborn & names.keys():
             del self._numbers[names[number]]

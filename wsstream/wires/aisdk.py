@@ -31,7 +31,9 @@ from wsstream.errors import (
 )
 from wsstream.flow import SendWindow
 from wsstream.frames import text_frame
+from wsstream.limits import Bucket
 from wsstream.messages import Name, SessionChanged, SessionId, encode
+from wsstream.rejections import Reason
 from wsstream.wires.base import Gate, StreamLike, StreamsLike, Visitor
 from wsstream.wires.native import Hub, Line
 from wsstream.wires.uimessages import Asked, Settings, UiMessage, translate
@@ -96,12 +98,12 @@ def resumable(streams: StreamsLike, session_id: str, *, ended: bool) -> StreamLi
     found = streams.of_session(session_id)
     running = [stream for stream in found if not stream.log.state.final]
     if running:
-        return running[-1]
+        return streams.resume(running[-1].stream_id)
     if not found or found[-1].log.state is StreamState.CANCELLED:
         return None
     log = found[-1].log
     if (ended and log.state is StreamState.COMPLETE) or log.delivered < log.tail:
-        return found[-1]
+        return streams.resume(found[-1].stream_id)
     return None
 
 
@@ -146,6 +148,7 @@ class AiDialogue:
 
     __slots__ = (
         "_answers",
+        "_bucket",
         "_closing",
         "_control",
         "_draining",
@@ -184,6 +187,9 @@ class AiDialogue:
         self.messages_received = 0
         self.user_id: str | None = None
         self.last_heard = time.monotonic()
+        settings = hub.settings
+        burst = settings.message_burst + 4 * settings.max_streams
+        self._bucket = Bucket(settings.message_rate, burst) if settings.message_rate else None
         self.slot = 0
         self._entering: asyncio.Task[None] | None = hub.loop.create_task(self._enter(gate, visitor))
         if pings:
@@ -193,7 +199,7 @@ class AiDialogue:
 
     async def _enter(self, gate: Gate, visitor: Visitor) -> None:
         try:
-            self._streams = await gate.enter(visitor)
+            self._let_in(await gate.enter(visitor))
         except RequestError as error:
             self.close(_close_code(error), str(error))
         except Exception:
@@ -205,6 +211,12 @@ class AiDialogue:
         for data in waiting:
             self.receive(data)
 
+    def _let_in(self, streams: StreamsLike) -> None:
+        if not self.closing:
+            self._hub.registry.join(self._line, streams.user)
+            self._streams = streams
+            self.user_id = streams.user or None
+
     # -- messages in
 
     def receive(self, data: bytes) -> None:
@@ -212,6 +224,8 @@ class AiDialogue:
         if self.closing:
             return
         self.receive_life()
+        if self._closing is not None:
+            return
         if self._streams is None:
             self._hold(data)
             return
@@ -262,7 +276,8 @@ class AiDialogue:
         stream = streams.start(turn.session_id, turn.asked)
         if not known:
             begun = SessionChanged(session_id=turn.session_id, stream_id=stream.stream_id)
-            stream.when_stored(lambda: self._hub.registry.tell_session_changed(turn.session_id, begun, besides=""))
+            key = streams.session_key(turn.session_id)
+            stream.when_stored(lambda: self._hub.registry.tell_session_changed(key, begun, besides=""))
         answer = _Answer(frame.request_id, stream, UiStream(stream, turn.continues), is_resume=False)
         self._follow(streams, answer)
 
@@ -304,6 +319,12 @@ class AiDialogue:
     def receive_life(self) -> None:
         """Something has come, if only a pong."""
         self.last_heard = time.monotonic()
+        if self._bucket is None or self.closing:
+            return
+        if self._bucket.wait() > 0:
+            self._hub.registry.rejections.count(Reason.MESSAGES)
+            self.close(CloseCode.TOO_SLOW, "Too many messages")
+        self._bucket.take()
 
     # -- following
 
@@ -462,6 +483,11 @@ class AiDialogue:
         if now - self.last_heard > settings.heartbeat_timeout:
             self.close(CloseCode.TIMEOUT, "no sign of life")
             return
+        until = None if self._streams is None else self._streams.valid_until
+        if until is not None and now > until + self._hub.grace:
+            self._hub.registry.rejections.count(Reason.EXPIRED)
+            self.close(CloseCode.UNAUTHORIZED, "The token has run out")
+            return
         self._line.write_anyway(PING)
         self._hub.wheel.schedule(self, now + settings.heartbeat_interval)
 
@@ -471,6 +497,16 @@ class AiDialogue:
     def session_id(self) -> str | None:
         """It has as many as it has chats."""
         return None
+
+    @property
+    def session_key(self) -> str | None:
+        """So it has not one to be told of."""
+        return None
+
+    @property
+    def access(self) -> StreamsLike | None:
+        """What the gate has handed out; None before that."""
+        return self._streams
 
     @property
     def attachments(self) -> dict[str, _Answer]:

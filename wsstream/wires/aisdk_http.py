@@ -75,7 +75,8 @@ class Chats:
         stream = call.streams.start(turn.session_id, turn.asked)
         if not known:
             begun = SessionChanged(session_id=turn.session_id, stream_id=stream.stream_id)
-            stream.when_stored(lambda: self._registry.tell_session_changed(turn.session_id, begun, besides=""))
+            key = call.streams.session_key(turn.session_id)
+            stream.when_stored(lambda: self._registry.tell_session_changed(key, begun, besides=""))
         return self._tell(call, stream, UiEvents(UiStream(stream, turn.continues)))
 
     async def resume(self, call: Call) -> Response:

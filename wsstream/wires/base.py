@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -31,9 +32,30 @@ class StreamLike(Protocol):
 
     def when_stored(self, tell: Callable[[], None]) -> None: ...
 
+    def while_queued(self, tell: Callable[[int], None]) -> None: ...
+
+    def forget_queue(self, tell: Callable[[int], None]) -> None: ...
+
 
 class StreamsLike(Protocol):
-    """All streams, as a connection sees them: `wsstream.streams.Streams`."""
+    """All streams, as one caller sees them; those of others look as if there were none."""
+
+    user: str
+    """Who asks; empty for nobody in particular."""
+    valid_until: float | None
+    """When that must have been proved anew, in the clock of `time.monotonic`."""
+
+    def session_key(self, session_id: str) -> str:
+        """A name of this caller's session that no other caller's session has."""
+
+    def resume(self, stream_id: str) -> StreamLike:
+        """As `get`, for somebody who is going to read what was there before.
+
+        Raises:
+            UnknownStream, LogTrimmed: as `get`.
+            RateLimited: they have read too much again.
+            Forbidden: they are not welcome any more.
+        """
 
     def start(self, session_id: str, asked: m.ChatRequested) -> StreamLike: ...
 
@@ -72,6 +94,13 @@ class Visitor(NamedTuple):
 class Gate(Protocol):
     """Decides who may come in. What is handed out shows a visitor their own streams only."""
 
+    def look_at(self, visitor: Visitor) -> None:
+        """Before a WebSocket is opened: see that no foreign page has sent ``visitor``.
+
+        Raises:
+            Forbidden: one has.
+        """
+
     async def enter(self, visitor: Visitor) -> StreamsLike:
         """The streams of ``visitor``.
 
@@ -83,11 +112,31 @@ class Gate(Protocol):
 
 
 class OpenGate:
-    """Lets everybody in, and shows everything to who knows its id: for loopback and for tests."""
+    """Lets everybody in, and shows everything to who knows its id: for tests, and behind a gate of somebody else's."""
 
     def __init__(self, streams: StreamsLike) -> None:
         self._streams = streams
 
+    def look_at(self, visitor: Visitor) -> None:
+        """Fine."""
+
     async def enter(self, visitor: Visitor) -> StreamsLike:
         """Come in."""
         return self._streams
+
+
+def counted_address(remote: str) -> str:
+    """The address as limits count it.
+
+    Nothing for this machine's own, behind which a proxy may hide everybody; and of an IPv6 address only the network, as
+    one household has that many addresses.
+    """
+    try:
+        address = ipaddress.ip_address(remote)
+    except ValueError:
+        return ""
+    if address.is_loopback:
+        return ""
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return remote

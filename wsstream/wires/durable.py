@@ -139,7 +139,7 @@ class Durable:
     async def read(self, call: Call) -> Response:
         """``GET /durable/{stream_id}``: what is behind an offset, now or as it comes; ``HEAD``: where it ends."""
         request = call.request
-        stream = call.streams.get(request.path_params["stream_id"])
+        stream = call.streams.resume(request.path_params["stream_id"])
         if request.method == "HEAD":
             return _answer(stream, b"", tail_of(stream), {"Cache-Control": "no-store"})
         live = request.query_params.get("live")

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import secrets
 import time
-from typing import Any
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -19,10 +18,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from wsstream.config import Config
-from wsstream.errors import BadRequest, Capacity, CloseCode, MalformedMessage, UnknownStream
+from wsstream.errors import BadRequest, Capacity, CloseCode, MalformedMessage, RateLimited, UnknownStream
 from wsstream.messages import SessionChanged, encode, explain
 from wsstream.registry import ConnectionInfo
-from wsstream.wires.base import StreamsLike
+from wsstream.wires.base import StreamsLike, counted_address
 from wsstream.wires.http import (
     HEARTBEAT,
     STREAM_HEADERS,
@@ -30,6 +29,7 @@ from wsstream.wires.http import (
     Endpoint,
     read_json,
     refuse,
+    visitor,
     watched,
     write,
 )
@@ -62,7 +62,8 @@ class EventLine(Response):
         del self.headers["content-length"]
         self.connection_id = "c_" + secrets.token_urlsafe(16)
         self.paused = False
-        self.visitor = who(streams)
+        self.opened_by = streams.user
+        """Whoever posts to a connection must be who has opened it."""
         self._hub = hub
         self._remote = request.client.host if request.client else "local"
         self._connected_at = time.time()
@@ -72,7 +73,7 @@ class EventLine(Response):
         self._something = asyncio.Event()
         self._over = False
         self._heard = False
-        self.dialogue = Dialogue(_behind(hub, streams), self, batch=True)
+        self.dialogue = Dialogue(hub, self, batch=True, visitor=visitor(request))
 
     # -- messages in
 
@@ -179,6 +180,16 @@ class EventLine(Response):
         """The session that its client has named, or was given."""
         return self.dialogue.session_id
 
+    @property
+    def session_key(self) -> str | None:
+        """The name of that session among everybody's."""
+        return self.dialogue.session_key
+
+    @property
+    def access(self) -> object:
+        """What the gate has handed out to its client; None before that."""
+        return self.dialogue.access
+
     def statistics(self) -> ConnectionInfo:
         """What is known of this connection."""
         dialogue = self.dialogue
@@ -193,26 +204,6 @@ class EventLine(Response):
             bytes_sent=dialogue.bytes_sent,
             round_trip=dialogue.core.round_trip,
         )
-
-
-def who(streams: StreamsLike) -> Any:
-    """Whose streams these are: whoever posts to a connection must be who has opened it."""
-    return getattr(streams, "user", None)
-
-
-class _VisitorsHub(Hub):
-    """What the connections of a server share, but for the streams: those are one visitor's."""
-
-    __slots__ = ()
-
-    def __init__(self, hub: Hub, streams: StreamsLike) -> None:
-        for name in Hub.__slots__:
-            setattr(self, name, getattr(hub, name))
-        self.streams = streams
-
-
-def _behind(hub: Hub, streams: StreamsLike) -> Hub:
-    return hub if streams is hub.streams else _VisitorsHub(hub, streams)
 
 
 def events(frames: bytes) -> list[bytes]:
@@ -242,15 +233,19 @@ class NativeHttp:
         """``POST /api/native``: a new connection. The body is its first message, or messages."""
         first = await self._messages(call.request)
         line = EventLine(self._hub, call.streams, call.request, first)
-        if not self._hub.registry.admit(line):
+        try:
+            if self._hub.registry.admit(line, counted_address(visitor(call.request).remote)):
+                return line
+        except RateLimited:
             line.dialogue.end()
-            raise Capacity(retry_after=1.0)
-        return line
+            raise
+        line.dialogue.end()
+        raise Capacity(retry_after=1.0)
 
     async def post(self, call: Call) -> Response:
         """``POST /api/native/{connection_id}``: further messages of the client."""
         line = self._hub.registry.get(call.request.path_params["connection_id"])
-        if not isinstance(line, EventLine) or line.visitor != who(call.streams):
+        if not isinstance(line, EventLine) or line.opened_by != call.streams.user:
             raise NoSuchConnection
         line.on_post(await self._messages(call.request))
         return Response(status_code=204)

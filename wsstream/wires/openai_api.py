@@ -465,7 +465,7 @@ class OpenAI:
     async def resume_completion(self, call: Call) -> Response:
         """``GET /v1/streams/{stream_id}``: a completion from behind an event's id. Not OpenAI's."""
         after, _ = position(call)
-        stream = call.streams.get(call.request.path_params["stream_id"])
+        stream = call.streams.resume(call.request.path_params["stream_id"])
         stream.log.check_position(after)
         return self._follow(call, stream, Chunks(stream, include_usage=flag(call, "include_usage")), after)
 
@@ -530,7 +530,7 @@ class OpenAI:
 
     async def get_response(self, call: Call) -> Response:
         """``GET /v1/responses/{response_id}``: as it stands, or its events behind ``starting_after``."""
-        stream = call.streams.get(call.request.path_params["response_id"])
+        stream = call.streams.resume(call.request.path_params["response_id"])
         if not flag(call, "stream"):
             return await self._shown(call, stream)
         text = call.request.query_params.get("starting_after", "-1")

@@ -274,7 +274,7 @@ class Chat:
     async def resume(self, call: Call) -> Response:
         """``GET /api/streams/{stream_id}``: the same, from behind the last event that came."""
         after, heard = position(call)
-        stream = call.streams.get(call.request.path_params["stream_id"])
+        stream = call.streams.resume(call.request.path_params["stream_id"])
         if heard and stream.log.outcome is not None and after >= stream.log.tail:
             return Response(status_code=204, headers=STREAM_HEADERS)  # an EventSource stops at this
         stream.log.check_position(after)

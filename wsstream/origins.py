@@ -1,0 +1,77 @@
+"""Which pages may speak to the server: a browser says who has sent it, and a page may not make that up.
+
+A server that only its own machine reaches, and that asks nobody who they are, is still reached by every page that a
+browser there opens. So pages are checked whether or not anybody else is.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+
+from wsstream.errors import ConfigError, Forbidden
+
+_ORIGIN = re.compile(r"(https?://)([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_LOCAL_NAME = "localhost"
+
+
+class Origins:
+    """The server's own pages, and those that are listed."""
+
+    def __init__(self, allowed: str | None = None, *, names_checked: bool = False) -> None:
+        """The pages that may connect.
+
+        Args:
+            allowed: origins as browsers write them, ``https://chat.example``, separated by commas.
+            names_checked: whether the server must be called by an address, `localhost` or a listed name: else a page
+                could give its own name our address (DNS rebinding), and pass for one of ours.
+
+        Raises:
+            ConfigError: one could never be the origin of a page.
+        """
+        self.listed = frozenset(part.strip() for part in (allowed or "").split(",") if part.strip())
+        for origin in self.listed:
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigError(f"allowed_origins: {origin!r} is not of the form https://name or https://name:port")
+        self._names_checked = names_checked
+        self._names = {_name(origin.partition("://")[2]) for origin in self.listed}
+
+    def check_host(self, headers: Mapping[str, str]) -> None:
+        """See that a page has called the server by a name of its own.
+
+        Raises:
+            Forbidden: it was not.
+        """
+        if self._names_checked and "origin" in headers and not self._is_ours(_name(headers.get("host", ""))):
+            raise Forbidden("This server does not go by that name; --allowed-origins can list it")
+
+    def _is_ours(self, name: str) -> bool:
+        if name == _LOCAL_NAME or name.endswith("." + _LOCAL_NAME) or name in self._names:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    def check(self, headers: Mapping[str, str]) -> None:
+        """See that the page, if one has sent this request, may. Nothing is forgiven: no case, dot, port or suffix.
+
+        Raises:
+            Forbidden: it may not.
+        """
+        origin = headers.get("origin")
+        if origin is not None and not self.is_allowed(origin, headers.get("host")):
+            raise Forbidden("This page may not speak to this server")
+
+    def is_allowed(self, origin: str, host: str | None) -> bool:
+        """Whether a page of ``origin`` may speak to the server that it calls ``host``."""
+        return origin in self.listed or (bool(host) and origin in (f"http://{host}", f"https://{host}"))
+
+
+def _name(host: str) -> str:
+    """A host without its port and brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0] if host.count(":") <= 1 else host
