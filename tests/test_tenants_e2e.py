@@ -13,7 +13,8 @@ from typing import Any
 import httpx2
 import jwt
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.conftest import SCRIPTED, Serve, Spawn
 from tests.data.scripted import Scripted
@@ -187,14 +188,15 @@ async def test_every_address_of_a_stream_is_like_none(serve: Serve, scripted: Sc
             if "{" not in endpoint.path or "session_id" in endpoint.path or "{model" in endpoint.path:
                 continue
             server.guard.lookups = Buckets(None, 1)  # which is tested elsewhere
+            chat = "/ai/" in endpoint.path  # whose names are those of sessions
             for query in queries:
                 answers = []
-                for name in (stream_id, unknown):
+                for name in ("ses" if chat else stream_id, unknown):
                     path = re.sub(r"\{\w+(:\w+)?\}", name, endpoint.path)
                     answer = await bob.request(endpoint.method, path + query, json={"type": "heartbeat"})
                     answers.append(masked(answer, name))
                 assert answers[0] == answers[1], endpoint.path
-                assert answers[0][0] == 404, endpoint.path
+                assert answers[0][0] == (204 if chat else 404), endpoint.path
                 checked += 1
         assert checked >= 7 * len(queries)
         continued = {
@@ -209,6 +211,27 @@ async def test_every_address_of_a_stream_is_like_none(serve: Serve, scripted: Sc
         if state == "running":
             scripted.runs[0].finish()
             assert (await alice.read(stream_id)).text == "ab"
+
+
+async def test_the_ai_sdks_socket_shows_ones_own_chats(serve: Serve, scripted: Scripted) -> None:
+    """A chat of somebody else's is not active, and cannot be stopped."""
+    server = await serve(provider=SCRIPTED)
+    async with tenant(server, ALICE) as alice:
+        stream_id = await alice.ask()
+        for token, found in ((BOB, "no-active"), (ALICE, "start")):
+            async with connect(
+                f"ws://127.0.0.1:{server.port}/ai", additional_headers={"Authorization": f"Bearer {token}"}
+            ) as socket:
+                await socket.send(json.dumps({"type": "resume", "requestId": "q", "id": "ses"}))
+                assert json.loads(await socket.recv())["type"] == found
+                if token == BOB:
+                    await socket.send(json.dumps({"type": "abort", "requestId": "q"}))
+        scripted.last.put("x")
+        scripted.last.finish()
+        assert (await alice.read(stream_id)).text == "x"
+    with pytest.raises(ConnectionClosed):
+        async with connect(f"ws://127.0.0.1:{server.port}/ai") as socket:
+            await socket.recv()
 
 
 # -- tokens on a connection
