@@ -287,7 +287,7 @@ async def test_a_history_that_cannot_be_told(monkeypatch: pytest.MonkeyPatch) ->
     """A server that cannot read its store says so, and the client goes on."""
     async with serving() as server, connect(url_of(server)) as client:
 
-        async def failing(session_id: str) -> Any:
+        async def failing(*_: str) -> Any:
             raise errors.StoreError("The disk is gone")
 
         monkeypatch.setattr(server.streams, "history", failing)

@@ -118,8 +118,8 @@ def cancels_overtake() -> None:
 
 def _cancel_and_overtake(self: Dialogue, core: Any, asked: CancelStream) -> None:
     assert asked.stream_id is not None
-    stream = self._hub.streams.get(asked.stream_id)
-    self._hub.streams.cancel(stream)
+    stream = self._streams.get(asked.stream_id)
+    self._streams.cancel(stream)
     if asked.stream_id not in self.attachments:
         stream.log.when_finished(self._tell_end)
 
