@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.virtual import in_virtual_time, turns
-from wsstream.errors import CloseCode
+from wsstream.errors import CloseCode, RateLimited
 from wsstream.registry import ConnectionInfo, Registry
 
 
@@ -143,3 +143,53 @@ async def test_closes_everybody(code: int | None) -> None:
     expected = (1012, "service restart") if code is None else (1013, "busy")
     assert [member.closed for member in members] == [[expected]] * 3
     await registry.wait_empty()
+
+
+@in_virtual_time
+async def test_each_address_has_its_share() -> None:
+    """At the limit of an address one more is refused, ten more are, others are not, and who leaves makes room."""
+    registry = Registry(1000, per_address=2)
+    members = [Member(str(number)) for number in range(20)]
+    for member in members[:2]:
+        assert registry.admit(member, "192.0.2.1")
+    for member in members[2:12]:
+        with pytest.raises(RateLimited):
+            registry.admit(member, "192.0.2.1")
+    assert registry.admit(members[12], "192.0.2.2")
+    assert all(registry.admit(member, "") for member in members[13:])
+    registry.remove(members[0])
+    assert registry.admit(members[2], "192.0.2.1")
+    assert registry.rejections.statistics()["connections_per_address"] == 10
+
+
+@in_virtual_time
+async def test_those_who_have_not_said_hello_have_a_smaller_share() -> None:
+    """An address may have few connections that nobody knows; one that has said who it is counts no more among them."""
+    registry = Registry(1000, greeting=1)
+    first, second = Member("a"), Member("b")
+    registry.admit(first, "192.0.2.1")
+    with pytest.raises(RateLimited):
+        registry.admit(second, "192.0.2.1")
+    registry.join(first)
+    assert registry.admit(second, "192.0.2.1")
+    assert registry.rejections.statistics()["greeting_per_address"] == 1
+
+
+@in_virtual_time
+async def test_each_user_has_their_share() -> None:
+    """At the limit of a user one more is refused and ten more are; nobody in particular is not counted."""
+    registry = Registry(1000, per_user=2)
+    members = [Member(str(number)) for number in range(20)]
+    for member in members:
+        registry.admit(member)
+    for member in members[:2]:
+        registry.join(member, "alice")
+    for member in members[2:12]:
+        with pytest.raises(RateLimited):
+            registry.join(member, "alice")
+    registry.join(members[12], "bob")
+    for member in members[13:]:
+        registry.join(member, "")
+    registry.remove(members[0])
+    registry.join(members[2], "alice")
+    assert registry.rejections.statistics()["connections_per_user"] == 10

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx2
@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.conftest import SCRIPTED, Serve, Spawn
 from tests.data.scripted import Scripted
-from tests.native import Message, Native, connected
+from tests.native import Closed, Message, Native, connected
 from wsstream.limits import Buckets
 from wsstream.server import Server
 
@@ -291,6 +291,50 @@ async def test_a_token_that_runs_out_closes_with_3000_after_its_grace(serve: Ser
         await native.ask("demo:rate=10,tokens=1000")
         assert await native.closed() == (3000, "The token has run out")
     assert server.streams.statistics().running == 1
+    assert server.rejections.statistics()["expired"] == 1
+
+
+async def answered(native: Native, message: Message, *, acks: bool) -> None:
+    """Answer heartbeats, and acknowledge chunks or not."""
+    if acks and "chunk_id" in message:
+        await native.ack(message["stream_id"])
+    elif message["type"] == "heartbeat":
+        await native.send("heartbeat_ack", timestamp=message["timestamp"])
+
+
+@pytest.mark.parametrize(("acks", "code"), [(False, 4429), (True, None)])
+async def test_a_viewer_that_acknowledges_nothing_is_let_go_where_that_is_set(
+    serve: Serve, acks: bool, code: int | None
+) -> None:
+    """Who answers heartbeats and renders nothing is closed with 4429 in time; who renders is not."""
+    server = await serve(viewer_stall=0.4, heartbeat_interval=0.1, heartbeat_timeout=5)
+    async with tenant(server, ALICE) as native:
+        await native.ask("demo:rate=100,tokens=100000")
+        found = None
+        with suppress(TimeoutError, ConnectionClosed):
+            async with asyncio.timeout(1.5):
+                while found is None:
+                    try:
+                        message = await native.receive()
+                    except Closed as end:
+                        found = end.code
+                    else:
+                        await answered(native, message, acks=acks)
+        assert (native.socket.close_code if found is None else found) == code
+    assert server.rejections.statistics()["slow"] == (0 if acks else 1)
+
+
+async def test_a_user_has_so_many_connections(serve: Serve) -> None:
+    """One connection more than a user may have is told so and closed with 4429; another user's is not."""
+    server = await serve(max_connections_per_user=2)
+    async with tenant(server, ALICE), tenant(server, ALICE):
+        async with connected(server, greet=False) as third:
+            await third.send("hello", token=ALICE)
+            error = await third.until("error")
+            assert (error["error_type"], error["retry_after"] > 0) == ("rate_limit", True)
+            assert (await third.closed())[0] == 4429
+        async with tenant(server, BOB):
+            pass
 
 
 # -- tickets and HTTP

@@ -779,6 +779,7 @@ class Dialogue:
             if self._deciding is None:  # which has a deadline of its own
                 self.core.handle_timer(now)
                 self._count_silence()
+                self._count_misbehaviour()
                 if self._hub.stall is not None:
                     self._check_stalls(now, self._hub.stall)
                 self._measuring = True  # the next chunk's way, and its ack's back
@@ -821,6 +822,7 @@ _MISBEHAVIOUR: dict[int, Reason] = {
     CloseCode.TOO_SLOW: Reason.MESSAGES,
     CloseCode.POLICY_VIOLATION: Reason.MALFORMED,
     CloseCode.BROKEN_MESSAGE: Reason.MALFORMED,
+    CloseCode.UNAUTHORIZED: Reason.EXPIRED,  # a bad hello is refused elsewhere
 }
 
 
