@@ -47,9 +47,14 @@ class Reader:
         if piece.to is None:
             self.pieces.append(piece)
             return
+        left = piece.withdrawn or 0
         while self.pieces and self.pieces[-1].first > piece.to:
-            self.pieces.pop()
-        assert not self.pieces or self.pieces[-1].last <= piece.to, "a rewind into a piece that has no seams"
+            gone = self.pieces.pop()
+            left -= len(gone.content) if gone.kind == "text" else 0
+        if self.pieces and self.pieces[-1].last > piece.to:
+            assert piece.withdrawn is not None, "a rewind into a piece that has no seams"
+            batch = self.pieces.pop()
+            self.pieces.append(batch._replace(last=piece.to, content=batch.content[: max(0, len(batch.content) - left)]))
 
     def text(self, kind: str = "text") -> str:
         return "".join(piece.content for piece in self.pieces if piece.kind == kind)

@@ -32,7 +32,7 @@ const FIELDS = {
   stream_start: { ...named, request_id: isText, epoch: text, window: id },
   content_chunk: { ...named, chunk_id: isId, content: isText, kind: text },
   chunk_batch: { ...named, first_chunk_id: isId, last_chunk_id: isId, content: isText, kind: text },
-  stream_rewind: { ...named, chunk_id: isId, to_chunk_id: isId },
+  stream_rewind: { ...named, chunk_id: isId, to_chunk_id: isId, withdrawn: id },
   stream_status: { ...named, status: isText },
   stream_resumed: { ...named, last_chunk_id: isId, epoch: text, window: id },
   stream_complete: { ...named, final_chunk_id: isId, finish_reason: isText },

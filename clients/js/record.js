@@ -121,18 +121,26 @@ export class StreamRecord {
    * Withdraws what is behind a chunk.
    * @param {number} chunkId the rewind's own
    * @param {number} toChunkId
-   * @returns {boolean} false when the target lies inside a merged batch: then the text goes back to the batch's start
+   * @param {number} [withdrawn] code points of text that this is; with them a merged batch can be cut
+   * @returns {boolean} false when the target lies inside a batch that cannot be cut: then the text goes back to its start
    */
-  rewind(chunkId, toChunkId) {
-    while (this.#pieces.length && /** @type {Piece} */ (this.#pieces.at(-1)).first > toChunkId) this.#pieces.pop();
+  rewind(chunkId, toChunkId, withdrawn) {
+    let left = withdrawn ?? NaN;
+    let last;
     this.#joined.clear();
-    const last = this.#pieces.at(-1);
-    if (!last || last.last <= toChunkId) {
-      this.append(chunkId, chunkId, "rewind", "");
-      this.#count();
-      return true;
+    while ((last = this.#pieces.at(-1)) && last.last > toChunkId) {
+      this.#pieces.pop();
+      const points = last.kind === "text" ? [...last.content] : [];
+      if (last.first > toChunkId) left -= points.length;
+      else if (Number.isNaN(left)) return this.#goBack();
+      else this.append(last.first, toChunkId, last.kind, points.slice(0, Math.max(0, points.length - left)).join(""));
     }
-    this.#pieces.pop();
+    this.append(chunkId, chunkId, "rewind", "");
+    this.#count();
+    return true;
+  }
+
+  #goBack() {
     this.received = this.#pieces.at(-1)?.last ?? 0;
     this.rendered = this.acked = Math.min(this.rendered, this.received);
     this.#count();

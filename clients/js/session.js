@@ -472,9 +472,9 @@ export class Session {
    * @param {Message} message
    * @param {number} now
    */
-  #rewind(stream, { chunk_id, to_chunk_id, reason }, now) {
+  #rewind(stream, { chunk_id, to_chunk_id, reason, withdrawn }, now) {
     if (!this.#isNext(stream, chunk_id, chunk_id)) return;
-    const exact = stream.rewind(chunk_id, to_chunk_id);
+    const exact = stream.rewind(chunk_id, to_chunk_id, withdrawn);
     this.#emit("rewind", { stream, reason });
     this.#emit("change", { stream });
     if (!exact) this.#fetchTo(stream, to_chunk_id);
@@ -482,7 +482,8 @@ export class Session {
   }
 
   /**
-   * A batch has no seams, so the part of it that stays is fetched again, in a window that ends where the part does.
+   * A batch has no seams: where nobody says how much of it is withdrawn, the part that stays is fetched again, in a window
+   * that ends where the part does.
    * @param {StreamRecord} stream
    * @param {number} seam
    */
