@@ -26,7 +26,7 @@ from wsstream.memory import MemoryReader
 from wsstream.metrics import Metrics, Sources
 from wsstream.monitor import Monitor
 from wsstream.pressure import Level, Pressure
-from wsstream.providers import PROVIDERS, open_provider
+from wsstream.providers import PROVIDERS, offered, open_provider
 from wsstream.providers.base import Provider
 from wsstream.recovery import NO_CALLBACKS, OnFailure
 from wsstream.registry import Registry
@@ -150,7 +150,7 @@ class Assembly:
         return [
             sse.endpoints(self.config),
             native_http.endpoints(self.hub, self.config),
-            openai_api.endpoints(self.config, self._models),
+            openai_api.endpoints(self.config, self._models, self._offered),
             durable.endpoints(self.config),
             aisdk_http.endpoints(self.config, self.registry),
             tickets.endpoints(self.guard),
@@ -160,6 +160,13 @@ class Assembly:
         """What can be asked for by name; a provider may know others."""
         own = ["demo", "demo:rate=0,tokens=200"] if self.default_provider == "demo" else []
         return [*dict.fromkeys([self.config.model, *own])] if self.config.model else own
+
+    def _offered(self) -> list[dict[str, str]]:
+        """The providers that a request may name, the default one first, and the models they take by themselves."""
+        found = offered(self.config)
+        first = {self.default_provider: self.config.model or found.get(self.default_provider)}
+        named = {**first, **{name: model for name, model in found.items() if name not in first}}
+        return [{"name": name, "model": model} if model else {"name": name} for name, model in named.items()]
 
     def provider(self, name: str | None) -> Provider:
         """The provider of a name; only those of the table and the configured one: a client must not import things.

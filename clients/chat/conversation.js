@@ -12,8 +12,8 @@ export class Conversation {
   messages = [];
   restored = false;
 
-  constructor(id, { client, sessions, hooks }) {
-    Object.assign(this, { id, client, sessions, hooks });
+  constructor(id, { client, sessions, recall, hooks }) {
+    Object.assign(this, { id, client, sessions, recall, hooks });
   }
 
   get running() { return this.messages.findLast((one) => one.running) ?? null; }
@@ -46,8 +46,10 @@ export class Conversation {
     const text = typeof content === "string" ? content : (content ?? []).map((part) => part.text ?? "").join("");
     if (role === "user") return this.#add(this.#question(text));
     const answer = this.#add(this.#answer());
-    if (last_chunk_id === undefined) answer.show(text, { complete: is_complete, streamId: stream_id });
-    else this.#follow(answer, this.client.follow(stream_id, { lastChunkId: last_chunk_id, text }));
+    // One that runs is read from its start: the history has only its text.
+    if (last_chunk_id !== undefined) return this.#follow(answer, this.client.follow(stream_id));
+    answer.show(text, { complete: is_complete, streamId: stream_id });
+    if (stream_id) this.recall.watch(answer);
   }
 
   /** Asks for an answer. @param {object} config `model`, `provider` */

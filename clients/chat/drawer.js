@@ -40,7 +40,7 @@ export class Drawer {
     this.#slide();
   }
 
-  toggle() {
+  toggle({ focus = true } = {}) {
     const hidden = !$("drawer").hidden;
     $("drawer").hidden = hidden;
     $("show-drawer").setAttribute("aria-expanded", String(!hidden));
@@ -48,9 +48,11 @@ export class Drawer {
     if (hidden) return $("show-drawer").focus();
     this.#timer = setInterval(() => this.#draw(), REFRESH_MS);
     this.#draw();
-    $("hide-drawer").focus();
+    if (this.client.state === "connected") this.client.probe();
+    if (focus) $("hide-drawer").focus();
   }
 
+  get isOpen() { return !$("drawer").hidden; }
   get #rate() { return power(Number($("rate").value), 10, 5_000); }
   get #tokens() { return power(Number($("tokens").value), 100, 100_000); }
 
@@ -66,7 +68,7 @@ export class Drawer {
   #freeze() {
     painter.paused = !painter.paused;
     $("freeze").setAttribute("aria-pressed", String(painter.paused));
-    $("freeze").textContent = painter.paused ? "Let the reader go on" : "Freeze the reader";
+    $("freeze").textContent = painter.paused ? "Let it go on" : "Freeze reader";
   }
 
   #came({ stream, chunks }) {
@@ -91,7 +93,7 @@ export class Drawer {
     Object.assign($("gauge"), { max: window, value: inFlight });
     $("gauge").classList.toggle("full", inFlight >= window);
     say($("inflight"), `${inFlight} / ${window}`);
-    const { roundTripMs, transport, buffered } = this.client.stats();
+    const { roundTripMs, transport, buffered, reconnects } = this.client.stats();
     const from = performance.now() - RATE_OVER_MS;
     const recent = this.#arrivals.filter(([at]) => at > from).reduce((sum, [, chunks]) => sum + chunks, 0);
     say($("f-trip"), roundTripMs === null ? "–" : milliseconds(roundTripMs));
@@ -101,6 +103,7 @@ export class Drawer {
     say($("f-last"), count(received));
     say($("f-resumes"), String(resumes));
     say($("f-paint"), this.#paints.length ? `${this.#percentile(.95)} p95` : "–");
+    say($("f-reconnects"), String(reconnects));
     say($("f-transport"), transport);
     this.#timeline.draw();
   }

@@ -1,12 +1,14 @@
 /** The messages of a conversation, as they stand on the page. */
 import { Highlighter, Renderer } from "../js/render/index.js";
 import { announce } from "./announcer.js";
-import { copy, element } from "./elements.js";
+import { copy, element, say } from "./elements.js";
 import { painter, pace } from "./paint.js";
 import { came } from "./wire.js";
 import { count, failure, statusWords, summary } from "./words.js";
 
 const highlighter = new Highlighter();
+/** What ends an answer; anything else says that its log is not kept any more. */
+const ENDS = new Set(["stream_complete", "stream_error"]);
 /** Answers of more letters than this are laid out only where they are seen. */
 const LONG = 20_000;
 
@@ -26,7 +28,7 @@ export class Question {
 export class Answer {
   role = "assistant";
   stream = null; streamId; outcome = null;
-  #main; #thoughts = null; #status = ""; #calls = 0; #stopped = 0; #lastChunkId = 0;
+  #main; #thoughts = null; #status = ""; #calls = []; #stopped = 0; #lastChunkId = 0;
 
   /** @param {{retry: (answer: Answer) => void, ended?: (answer: Answer) => void}} hooks */
   constructor(hooks) {
@@ -53,6 +55,18 @@ export class Answer {
     this.#main.write(text);
     this.#main.end();
     if (!complete) this.#say("This answer was cut short.", "wait");
+    painter.add(this);
+  }
+
+  /** What the log knows beyond the text, where it is still kept. */
+  recall(stream) {
+    const { outcome, reasoning, toolCalls } = stream;
+    if (!ENDS.has(outcome.type)) return;
+    this.outcome = outcome;
+    if (reasoning) this.#think(reasoning);
+    this.#thoughts?.end();
+    this.#showCalls(toolCalls);
+    this.#sayEnd();
     painter.add(this);
   }
 
@@ -102,6 +116,7 @@ export class Answer {
 
   #withdraw() {
     this.#main.rewind(this.stream.info.textLength);
+    if (this.#thoughts) this.#think(this.stream.reasoning);
     painter.add(this);
   }
 
@@ -116,8 +131,10 @@ export class Answer {
   }
 
   #showCalls(calls) {
-    for (const call of calls.slice(this.#calls)) this.body.before(callBlock(call));
-    this.#calls = calls.length;
+    calls.forEach((call, at) => {
+      const block = this.#calls[at] ??= new CallBlock(call, this.body);
+      block.show(call);
+    });
   }
 
   #finish() {
@@ -129,11 +146,15 @@ export class Answer {
     this.copying.hidden = !this.text;
     const { outcome } = this;
     if (this.#stopped) this.node.dataset.stopMs = (performance.now() - this.#stopped).toFixed(1);
-    if (outcome.ok) this.#say(summary(outcome));
-    else this.#say(failure(outcome), "bad");
+    this.#sayEnd();
     announce(outcome.ok ? `The answer is complete. ${count(this.text.split(/\s+/).filter(Boolean).length)} words.` : failure(outcome));
     painter.add(this);
     this.hooks.ended?.(this);
+  }
+
+  #sayEnd() {
+    if (this.outcome.ok) this.#say(summary(this.outcome));
+    else this.#say(failure(this.outcome), "bad");
   }
 
   #say(words, kind = "") {
@@ -144,8 +165,8 @@ export class Answer {
   /** What the painter calls. */
   paint(until) {
     this.#main.pace = this.running ? pace.lettersPerSecond : 0;
-    this.#thoughts?.paint(until);
-    const all = this.#main.paint(until);
+    const thought = this.#thoughts?.paint(until) ?? true;
+    const all = this.#main.paint(until) && thought;
     this.stream?.rendered(this.#main.rendered);
     this.body.classList.toggle("long", this.#main.length > LONG);
     if (all && !this.running) this.node.classList.remove("running", "waiting");
@@ -161,10 +182,19 @@ function tool(words, act) {
   return button;
 }
 
-function callBlock(call) {
-  const name = call?.name ?? call?.function?.name ?? "tool";
-  const made = call?.arguments ?? call?.input ?? call?.function?.arguments ?? call;
-  return element("details", { className: "call" },
-    element("summary", {}, "Calls ", element("b", {}, String(name))),
-    element("pre", { tabIndex: 0 }, typeof made === "string" ? made : JSON.stringify(made, null, 2)));
+/** One tool call; its arguments come in pieces. */
+class CallBlock {
+  #made = element("pre", { tabIndex: 0 });
+
+  constructor(call, before) {
+    const name = call.name ?? call.function?.name ?? "tool";
+    before.before(element("details", { className: "call" }, element("summary", {}, "Calls ", element("b", {}, String(name))), this.#made));
+  }
+
+  show(call) { say(this.#made, legible(call.arguments ?? call.input ?? call.function?.arguments ?? "")); }
+}
+
+/** JSON with its lines indented; as it is while it is not all there. */
+function legible(made) {
+  try { return JSON.stringify(typeof made === "string" ? JSON.parse(made) : made, null, 2); } catch { return made; }
 }

@@ -3,36 +3,46 @@ import { $, element } from "./elements.js";
 
 const KEY = "wsstream.model";
 const PRESETS = ["demo", "demo:rate=200,tokens=2000", "demo:rate=1000,tokens=20000", "demo:rate=5000,tokens=100000"];
+/** What each provider answers with by default; the server's own comes first. @type {Map<string, string|undefined>} */
+let providers = new Map();
+let listed = [];
 
-export function setUpModels() {
-  $("model").value = localStorage.getItem(KEY) || "demo";
+export async function setUpModels() {
+  $("model").value = localStorage.getItem(KEY) ?? "";
   $("model").addEventListener("change", () => localStorage.setItem(KEY, $("model").value.trim()));
-  offer(PRESETS);
-  askServer();
+  $("provider").addEventListener("change", () => { offer(); $("model").value = names()[0] ?? ""; });
+  await askServer();
+  $("provider").replaceChildren(...[...providers.keys()].map((value) => element("option", { value }, value)));
+  $("provider-field").hidden = providers.size < 2;
+  offer();
+  $("model").value ||= listed[0] ?? "";
 }
 
+/** What is asked for by default needs no name. */
 export function chosen() {
   const model = $("model").value.trim();
   const provider = $("provider").value;
-  return { ...(model ? { model } : {}), ...(provider ? { provider } : {}) };
+  return { ...(model ? { model } : {}), ...(provider && provider !== [...providers.keys()][0] ? { provider } : {}) };
 }
 
-function offer(names) {
-  $("models").replaceChildren(...[...new Set(names)].map((value) => element("option", { value })));
+/** The models that belong to the provider that is chosen. */
+function names() {
+  const provider = $("provider").value;
+  const own = providers.get(provider);
+  return [...new Set([...(own ? [own] : []), ...(provider === [...providers.keys()][0] ? listed : []), ...(provider === "demo" ? PRESETS : [])])];
 }
 
-/** Not every server lists its models. */
+function offer() {
+  $("models").replaceChildren(...names().map((value) => element("option", { value })));
+}
+
+/** Without an answer one can still type. */
 async function askServer() {
-  let list;
   try {
     const response = await fetch("/v1/models", { headers: { Accept: "application/json" } });
     if (!response.ok) return;
-    list = (await response.json()).data;
-  } catch { return; }
-  if (!Array.isArray(list)) return;
-  offer([...list.map(({ id }) => String(id)), ...PRESETS]);
-  const providers = [...new Set(list.map((one) => one.provider).filter((name) => typeof name === "string"))];
-  if (providers.length < 2) return;
-  $("provider").replaceChildren(element("option", { value: "" }, "default"), ...providers.map((value) => element("option", { value }, value)));
-  $("provider-field").hidden = false;
+    const { data, wsstream } = await response.json();
+    listed = data.map(({ id }) => String(id));
+    providers = new Map(wsstream.providers.map(({ name, model }) => [name, model]));
+  } catch (error) { console.warn("The server does not say what it offers:", error); }
 }

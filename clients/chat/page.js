@@ -6,22 +6,28 @@ import { $, copy, say } from "./elements.js";
 import { notice } from "./message.js";
 import { chosen, setUpModels } from "./models.js";
 import { painter } from "./paint.js";
+import { Recall } from "./recall.js";
 import { Scrolling } from "./scrolling.js";
 import { Sessions } from "./sessions.js";
 import { Sidebar } from "./sidebar.js";
 import { publish, subscribe } from "./tabs.js";
 import { setUpTheme } from "./theme.js";
+import { Watcher } from "./watcher.js";
 import { connect, isOffline } from "./wire.js";
-import { connectionWords } from "./words.js";
+import { connectionWords, trouble } from "./words.js";
 
 /** Conversations kept on the page, besides those in which an answer runs. */
 const KEPT = 8;
 const CONNECTION_MS = 500;
+/** As in drawer.css: there the drawer covers the answer. */
+const narrow = matchMedia("(max-width: 72rem)");
 
 setUpTheme();
 setUpModels();
 const sessions = new Sessions();
 const client = connect(sessions.current);
+const recall = new Recall(client);
+const watcher = new Watcher(client, changedElsewhere);
 const scrolling = new Scrolling($("messages"));
 /** @type {Map<string, Conversation>} the one used last comes last */
 const open = new Map();
@@ -37,7 +43,7 @@ const current = () => open.get(sessions.current);
 function show(id) {
   composer.edit(null);
   sessions.open(id);
-  const conversation = current() ?? new Conversation(sessions.current, { client, sessions, hooks });
+  const conversation = current() ?? new Conversation(sessions.current, { client, sessions, recall, hooks });
   open.delete(conversation.id);
   open.set(conversation.id, conversation);
   if (!conversation.node.isConnected) $("messages").append(conversation.node);
@@ -55,6 +61,7 @@ function close(id) {
 
 function refresh() {
   const conversation = current();
+  watcher.watch(sessions.find(conversation.id) ? conversation.id : null);
   $("welcome").hidden = !conversation.isEmpty || Boolean(sessions.find(conversation.id));
   composer.running = conversation.running !== null;
   const title = sessions.title();
@@ -63,8 +70,9 @@ function refresh() {
   scrolling.follow();
 }
 
+/** @param {string} [model] one of the demo's, whoever else answers here */
 function ask(text, model) {
-  current().ask(text, model ? { model } : chosen());
+  current().ask(text, model ? { model, provider: "demo" } : chosen());
   scrolling.toEnd();
 }
 
@@ -88,14 +96,31 @@ function forget(id) {
   if (id === sessions.current) show();
 }
 
+/** Said by the server: somebody has changed a conversation, perhaps this very page. */
+function changedElsewhere({ session_id: id, title, stream_id: streamId, deleted }) {
+  if (deleted) return forgetElsewhere(id);
+  if (streamId) discover(id, streamId);
+  if (title) sessions.rename(id, title);
+}
+
+function forgetElsewhere(id) {
+  const title = sessions.find(id)?.title;
+  const wasHere = id === sessions.current && title;
+  forget(id);
+  if (wasHere) current().node.append(notice(`“${title}” was deleted elsewhere.`));
+}
+
 /** Tabs of this browser are quicker to say so, and know the question. */
-function discover({ session_id, stream_id }) {
+function discover(session_id, stream_id) {
   open.get(session_id)?.discover(stream_id).catch((error) => console.warn("An answer that began elsewhere is not shown:", error));
 }
 
 function showConnection() {
   $("connection").dataset.state = client.state;
   say($("connection-words"), connectionWords(client, isOffline()));
+  const why = trouble(client);
+  say($("trouble"), why);
+  $("trouble").hidden = !why;
   $("reconnect").hidden = isOffline() || (client.state !== "waiting" && client.state !== "stopped");
 }
 
@@ -135,18 +160,16 @@ $("messages").addEventListener("click", ({ target }) => {
 });
 $("starters").addEventListener("click", ({ target }) => {
   const button = target.closest("button");
-  if (button) ask(button.dataset.ask, button.dataset.model);
+  if (!button) return;
+  const { ask: words, model, drawer: hood } = button.dataset;
+  ask(words, model);
+  if (hood !== undefined && !drawer.isOpen && !narrow.matches) drawer.toggle({ focus: false });
 });
 sessions.addEventListener("change", () => { if (current()) refresh(); });
 subscribe("started", ({ sessionId, streamId, text }) => open.get(sessionId)?.join(streamId, text));
 subscribe("deleted", ({ id }) => forget(id));
 
 client.addEventListener("stateChange", showConnection);
-client.addEventListener("session_changed", ({ detail: { message } }) => {
-  if (message.deleted) return forget(message.session_id);
-  if (message.stream_id) return discover(message);
-  if (message.title) sessions.rename(message.session_id, message.title);
-});
 client.addEventListener("error", ({ detail }) => current().node.append(notice(detail.message.message)));
 setInterval(showConnection, CONNECTION_MS);
 const painted = painter.onPaint;

@@ -1,7 +1,6 @@
-/** The page's one connection. Its transport can be taken away on purpose, and says what passes over it. */
-import { StreamClient } from "../js/wsstream.js";
+/** The page's connection. Its transport can be taken away on purpose, and says what passes over it. */
+import { sse, StreamClient, webSocket } from "../js/wsstream.js";
 
-const SUBPROTOCOL = "wsstream.v1";
 const OFFLINE_MS = 5_000;
 /** A page acknowledges once per frame: at 5,000 tokens a second, two frames are 170 of them. */
 const WINDOW = 200;
@@ -14,22 +13,31 @@ let offline = false;
 
 function tell(type, detail) { passing.dispatchEvent(Object.assign(new Event(type), { detail })); }
 
-/** A WebSocket whose messages are looked at in passing. */
-function watched(url) {
-  if (offline) throw new Error("Offline on purpose.");
-  const socket = new WebSocket(url, SUBPROTOCOL);
-  const send = socket.send.bind(socket);
-  socket.send = (text) => {
-    if (text.includes('"chunk_ack"')) tell("acked", JSON.parse(text));
-    send(text);
+/** A transport whose messages are looked at in passing. */
+function watched(factory) {
+  const make = (url, context) => {
+    if (offline) throw new Error("Offline on purpose.");
+    const transport = factory(url, context);
+    const send = transport.send.bind(transport);
+    transport.send = (text) => {
+      if (text.includes('"chunk_ack"')) tell("acked", JSON.parse(text));
+      send(text);
+    };
+    return transport;
   };
-  return socket;
+  return Object.assign(make, { label: factory.label });
 }
-watched.label = "websocket";
 
 export function connect(sessionId) {
-  const client = new StreamClient(address.href, { sessionId, window: WINDOW, maxTries: 10, transports: [watched] });
+  const client = new StreamClient(address.href, { sessionId, window: WINDOW, maxTries: 10, transports: [webSocket, sse].map(watched) });
   client.addEventListener("connectionLost", () => tell("lost", {}));
+  client.connect();
+  return client;
+}
+
+/** A second connection, over which nothing is asked: servers tell what becomes of a session to its own connections. */
+export function listen(sessionId) {
+  const client = new StreamClient(address.href, { sessionId, transports: [webSocket] });
   client.connect();
   return client;
 }

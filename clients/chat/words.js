@@ -4,6 +4,8 @@ const CLOSED = new Map([
   [1008, "Refused by the server"], [3000, "Signed out"], [3003, "Not allowed"], [4400, "Protocol error"],
   [4406, "Server and page speak different versions: reload"], [4409, "Taken over by another tab"],
 ]);
+/** Closes whose reason is for people; those of others are a browser's words, or the same as the code's. */
+const TELLING = new Set([1008, 1013, 4429]);
 const FINISHED = new Map([
   ["cancelled", "Stopped"], ["length", "Cut at the length limit"], ["content_filter", "Withheld by the provider"],
   ["tool_calls", "Waits for its tools"],
@@ -16,6 +18,12 @@ export function connectionWords(client, offline) {
   if (client.state === "waiting") return `Reconnecting in ${Math.ceil(client.retryInMs / 1000)} s`;
   if (client.state === "stopped") return CLOSED.get(client.session.closeCode) ?? "Disconnected";
   return { idle: "Not connected", connecting: "Connecting", connected: "Connected" }[client.state] ?? client.state;
+}
+
+/** @returns {string} why there is no connection, where the server has said it */
+export function trouble({ state, session: { closeCode, closeReason } }) {
+  if (state === "connected" || state === "idle" || !TELLING.has(closeCode) || !closeReason) return "";
+  return `${closeReason[0].toUpperCase()}${closeReason.slice(1)}.`;
 }
 
 export function count(value) { return number.format(value); }

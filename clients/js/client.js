@@ -1,5 +1,6 @@
 import { Emitter } from "./emitter.js";
 import { Session } from "./session.js";
+import { sse } from "./sse_transport.js";
 import { ChatStream } from "./stream.js";
 import { TransportList, webSocket } from "./transport.js";
 
@@ -17,8 +18,8 @@ import { TransportList, webSocket } from "./transport.js";
  * @property {number} [windowBytes] the same in bytes
  * @property {Record<string, any>} [hello] further fields of the hello
  * @property {number} [maxTries] connections to try in a row without progress; 5
- * @property {TransportFactory[]} [transports] tried in order; only WebSocket by default
- * @property {number} [transportTries] how often one is tried that was never established, before the next one; 2
+ * @property {TransportFactory[]} [transports] tried in order; a WebSocket, then event streams and POSTs
+ * @property {number} [transportTries] how often one fails that was never established, before the next one is tried; 2
  * @property {number} [maxBufferedPieces] messages of one stream received and not rendered
  * @property {number} [maxBufferedBytes] the same in bytes
  */
@@ -53,7 +54,7 @@ export class StreamClient extends Emitter {
    */
   constructor(url, options = {}) {
     super();
-    const { token, window, windowBytes, hello, transports = [webSocket], transportTries = 2, ...session } = options;
+    const { token, window, windowBytes, hello, transports = [webSocket, sse], transportTries = 2, ...session } = options;
     this.url = String(url);
     this.#token = token;
     this.#transports = new TransportList(transports, transportTries);
@@ -70,6 +71,7 @@ export class StreamClient extends Emitter {
 
   connect() {
     this.#listen();
+    this.#transports.forgive();
     this.#run((session, now) => session.connect(now));
   }
 
@@ -82,6 +84,9 @@ export class StreamClient extends Emitter {
 
   /** Loses the connection on purpose. The client comes back by itself and resumes. */
   drop() { if (this.#socket) this.#lose({ code: 4000 }, 4000); }
+
+  /** Asks whether the connection is alive, which also measures its round trip; one that is waited for is tried at once. */
+  probe() { this.#run((session, now) => session.wake(now)); }
 
   /**
    * Asks for an answer.
@@ -197,7 +202,8 @@ export class StreamClient extends Emitter {
     if (type === "open") return this.#open();
     if (type === "close") return this.#discard(detail.code);
     if (type === "connected") this.#transports.established();
-    if (type === "connectionError") this.#transports.failed();
+    // Nothing is wrong with the server: there is no need to wait for it.
+    if (type === "connectionError" && this.session.online && this.#transports.failed(detail.code)) this.session.wake(performance.now());
     const view = stream && this.#views.get(stream);
     view?.emit(type, { ...detail, stream: view });
     if (!stream || type !== "change") this.emit(type, stream ? { ...detail, stream: view } : detail);

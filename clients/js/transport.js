@@ -1,3 +1,5 @@
+import { CLOSE_TIMEOUT } from "./backoff.js";
+
 /**
  * What carries messages. A transport is an object with the part of a WebSocket's shape that is named here; a factory
  * makes one for an address. The client tries its list of factories in order.
@@ -20,8 +22,12 @@ export const SUBPROTOCOL = "wsstream.v1";
 export const webSocket = (url) => /** @type {any} */ (new WebSocket(url, SUBPROTOCOL));
 webSocket.label = "websocket";
 
+/** Closes that nobody has sent: a proxy that refuses, cuts or swallows what it does not know looks like that. */
+const SILENT = new Set([1006, CLOSE_TIMEOUT]);
+
 /**
- * Which factory is next. One that was never once established is given up for the next after some tries; one that was is kept.
+ * Which factory is next. One that was never established is given up for the next after some tries, or one that was as long
+ * as a timeout; one that was established is kept, until somebody connects anew.
  */
 export class TransportList {
   #at = 0; #failures = 0; #proven = false;
@@ -39,16 +45,24 @@ export class TransportList {
   get current() { return this.factories[this.#at]; }
   get label() { return this.current.label ?? (this.current.name || "custom"); }
 
-  established() {
-    this.#proven = true;
+  established() { this.#proven = true; }
+
+  /** The network may be another one. */
+  forgive() {
+    this.#proven = false;
     this.#failures = 0;
   }
 
-  failed() {
-    if (this.#proven || this.factories.length === 1) return;
-    this.#failures += 1;
-    if (this.#failures < this.tries) return;
+  /**
+   * @param {number} code what it was closed with before it was established
+   * @returns {boolean} whether another one is next that was not tried in this round
+   */
+  failed(code) {
+    if (this.#proven || !SILENT.has(code)) return false;
+    this.#failures += code === CLOSE_TIMEOUT ? this.tries : 1;
+    if (this.#failures < this.tries) return false;
     this.#failures = 0;
     this.#at = (this.#at + 1) % this.factories.length;
+    return this.#at > 0;
   }
 }

@@ -1,7 +1,10 @@
 /** A real Chromium for the tests, and what they all do with a page. */
+import assert from "node:assert/strict";
 import { mkdirSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
+import { after, afterEach, before } from "node:test";
+import { Server } from "./server.mjs";
 
 const MODULES = process.env.WSSTREAM_BROWSER_MODULES ?? ".";
 const require = createRequire(join(resolve(MODULES), "node_modules", "_"));
@@ -17,16 +20,40 @@ export function launch(more = []) {
   return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: [...FLAGS, ...more] });
 }
 
-/** A page of a context of its own, that fails on whatever it logs as an error or asks of other hosts. */
-export async function visit(browser, url, options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
-  await context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: new URL(url).origin });
-  return open(context, url);
+/** A browser and a server for a group of tests. None of the pages it opens may have a fault at the end of its test. */
+export function site(...flags) {
+  const here = { pages: [] };
+  before(async () => { here.server = await new Server(...flags).start(); here.browser = await launch(); });
+  afterEach(async () => {
+    const pages = here.pages.splice(0);
+    await Promise.all(pages.map((page) => page.context().close()));
+    for (const { faults } of pages) assert.deepEqual(faults, []);
+  });
+  after(async () => { await here.browser?.close(); await here.server?.end(); });
+
+  /** A page of a browser of its own, as it were. */
+  here.fresh = async (options, url = here.server.url) => {
+    const page = await visit(here.browser, url, options);
+    here.pages.push(page);
+    return page;
+  };
+  return here;
 }
 
-export async function open(context, url) {
+/** A page of a context of its own, that fails on whatever it logs as an error or asks of other hosts. */
+export async function visit(browser, url, { connected, ...options } = {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
+  await context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: new URL(url).origin });
+  return open(context, url, { connected });
+}
+
+export async function open(context, url, { connected = true } = {}) {
   const page = await context.newPage();
   const faults = [];
+  await page.exposeBinding("violated", (_, what) => { faults.push(`the policy forbade ${what}`); });
+  await page.addInitScript(() => {
+    document.addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI, sample }) => window.violated(`${violatedDirective}: ${blockedURI} ${sample}`));
+  });
   page.on("pageerror", (error) => faults.push(String(error)));
   page.on("console", (message) => { if (message.type() === "error" && !/ERR_|net::|404|WebSocket/.test(message.text())) faults.push(message.text()); });
   page.on("request", (request) => {
@@ -34,7 +61,7 @@ export async function open(context, url) {
     if (origin !== new URL(url).origin && protocol !== "data:") faults.push(`loaded ${request.url()}`);
   });
   await page.goto(url);
-  await page.locator('#connection[data-state="connected"]').waitFor();
+  if (connected) await page.locator('#connection[data-state="connected"]').waitFor();
   return Object.assign(page, { faults });
 }
 
@@ -59,6 +86,11 @@ export async function until(what, timeout = 10_000) {
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
+
+/** The text of the last answer, as the page shows it. */
+export const shownText = (page) => answer(page).locator(".answer.main").evaluate((node) => node.textContent);
+export const words = (text) => text.split(/\s+/).filter(Boolean).length;
+export const connection = (page) => page.locator("#connection").getAttribute("data-state");
 
 export async function shot(page, name) {
   mkdirSync(SHOTS, { recursive: true });

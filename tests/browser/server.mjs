@@ -1,6 +1,7 @@
 /** A real server in a process of its own, and a proxy before it that kills connections. */
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
+import http from "node:http";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -74,6 +75,62 @@ export class Cutter {
 
   end() {
     for (const { client } of this.#pairs) client.destroy();
+    this.server.close();
+  }
+}
+
+/** A proxy of the kind that knows no WebSockets: it takes the upgrade off requests and passes on what is left. */
+export class OldProxy {
+  #answers = new Set();
+  /** Whether event streams are kept back until they end. */
+  holdsBack = false;
+  cuts = 0; refused = 0; streams = 0;
+
+  async listen(target) {
+    this.server = http.createServer((request, response) => this.#pass(target, request, response));
+    await new Promise((resolve) => this.server.listen(0, "127.0.0.1", resolve));
+    this.url = `http://127.0.0.1:${this.server.address().port}/`;
+    return this;
+  }
+
+  #pass(port, request, response) {
+    const { method, url, headers: { upgrade, connection, ...headers } } = request;
+    if (upgrade) this.refused += 1;
+    const onward = http.request({ host: "127.0.0.1", port, method, path: url, headers });
+    onward.on("response", (answer) => {
+      response.writeHead(answer.statusCode, answer.headers);
+      const streams = /event-stream/.test(answer.headers["content-type"]);
+      if (streams) this.#note(answer, response);
+      if (streams && this.holdsBack) this.#hold(answer, response);
+      else answer.pipe(response);
+      answer.on("error", () => response.destroy());
+    });
+    onward.on("error", () => response.destroy());
+    response.on("close", () => onward.destroy());
+    request.pipe(onward);
+  }
+
+  #note(answer, response) {
+    this.streams += 1;
+    const pair = { answer, response };
+    this.#answers.add(pair);
+    response.on("close", () => this.#answers.delete(pair));
+  }
+
+  #hold(answer, response) {
+    const held = [];
+    answer.on("data", (data) => held.push(data));
+    answer.on("end", () => response.end(Buffer.concat(held)));
+  }
+
+  /** Resets every event stream. */
+  cut() {
+    for (const { answer, response } of [...this.#answers]) { response.socket?.resetAndDestroy(); answer.destroy(); }
+    this.cuts += 1;
+  }
+
+  end() {
+    this.server.closeAllConnections();
     this.server.close();
   }
 }

@@ -20,6 +20,7 @@ from tests.wires.http import browsing, events
 from wsstream.chunks import Delta, Finish, Kind, Usage
 from wsstream.errors import ContentFiltered, ProviderError, ProviderRateLimited
 from wsstream.messages import rewind_body
+from wsstream.providers.names import SERVICES
 
 FAST = "demo:rate=0,tokens=40"
 ASK: list[Any] = [{"role": "user", "content": "hi"}]
@@ -186,6 +187,17 @@ async def test_models(serve: Serve) -> None:
         assert (await client.models.retrieve("my-model")).id == "my-model"
         with pytest.raises(openai.NotFoundError):
             await client.models.retrieve("nothing")
+
+
+async def test_offered_providers(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the models go the providers that a request may name, the default one first; no key, no offer."""
+    for service in SERVICES.values():
+        if service.key:
+            monkeypatch.delenv(service.key, raising=False)
+    monkeypatch.setenv("GROQ_API_KEY", "k")
+    async with browsing(await serve()) as client:
+        offer = (await client.get("/v1/models")).json()["wsstream"]["providers"]
+    assert offer == [{"name": "demo", "model": "demo"}, {"name": "groq", "model": SERVICES["groq"].model}]
 
 
 async def test_a_response(serve: Serve) -> None:

@@ -6,6 +6,7 @@ Each line is imported when it is first used: starting with one provider loads no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -42,6 +43,15 @@ def open_provider(name: str, config: Config, *, later: bool = False) -> Provider
     from wsstream.providers.callable import adapt
 
     return adapt(_attribute(name))
+
+
+def offered(config: Config) -> dict[str, str | None]:
+    """The names of `PROVIDERS` that this server is set up for, and the model each takes where none is named."""
+    found: dict[str, str | None] = {"demo": "demo"}
+    for name in SERVICES:
+        with contextlib.suppress(ConfigError):  # its key is not set, or it is not installed
+            found[name] = access(name, config, os.environ).model
+    return found
 
 
 def _open_named(name: str, config: Config, later: bool) -> Provider:

@@ -423,10 +423,13 @@ def _format_of(text: dict[str, Any] | None) -> dict[str, Any] | None:
 class OpenAI:
     """The endpoints."""
 
-    def __init__(self, config: Config, models: Callable[[], list[str]]) -> None:
+    def __init__(
+        self, config: Config, models: Callable[[], list[str]], providers: Callable[[], list[dict[str, str]]]
+    ) -> None:
         self._max_body = config.max_body_bytes
         self._heartbeat = min(15.0, config.heartbeat_interval)
         self._models = models
+        self._providers = providers
 
     async def completions(self, call: Call) -> Response:
         """``POST /v1/chat/completions``."""
@@ -547,7 +550,8 @@ class OpenAI:
     async def models(self, call: Call) -> Response:
         """``GET /v1/models``."""
         listed = [{"id": name, "object": "model", "created": 0, "owned_by": "wsstream"} for name in self._models()]
-        return json_response({"object": "list", "data": listed}, headers=_request_id())
+        own = {"providers": self._providers()}
+        return json_response({"object": "list", "data": listed, "wsstream": own}, headers=_request_id())
 
     async def model(self, call: Call) -> Response:
         """``GET /v1/models/{model}``."""
@@ -563,9 +567,11 @@ async def _forget(call: Call, session_id: str) -> None:
     call.streams.delete_session(session_id)
 
 
-def endpoints(config: Config, models: Callable[[], list[str]]) -> list[Endpoint]:
-    """The wire's addresses. ``models`` names what can be asked for."""
-    api = OpenAI(config, models)
+def endpoints(
+    config: Config, models: Callable[[], list[str]], providers: Callable[[], list[dict[str, str]]]
+) -> list[Endpoint]:
+    """The wire's addresses. ``models`` and ``providers`` name what can be asked for."""
+    api = OpenAI(config, models, providers)
     table: Mapping[tuple[str, str], Any] = {
         ("POST", "/v1/chat/completions"): api.completions,
         ("GET", "/v1/streams/{stream_id}"): api.resume_completion,

@@ -67,7 +67,7 @@ describe("events", () => {
   });
 
   test("A connection that never came to be is an error, and the last one says how many there were.", async () => {
-    const client = make({ maxTries: 2 });
+    const client = make({ maxTries: 2, transports: [webSocket] });
     const heard = hear(client, "connectionError", "maxRetriesExceeded", "disconnected");
     client.connect();
     for (let i = 0; i < 3; i += 1) {
@@ -476,6 +476,61 @@ describe("transports", () => {
       await back(client);
     }
     assert.ok(Socket.all.every(({ url }) => url === "ws://page/ws"));
+  });
+
+  test("Where WebSockets are blocked, the address beside theirs is asked over HTTP, without a wait between.", async () => {
+    const asked = [];
+    globalThis.fetch = (url) => { asked.push(url); return new Promise(() => {}); };
+    const client = make();
+    client.connect();
+    Socket.last.onclose({ code: 1006 });
+    await back(client);
+    Socket.last.onclose({ code: 1006 });
+    assert.equal(client.retryInMs, 0);
+    await clock.pass(0);
+    assert.deepEqual([Socket.all.length, asked, client.stats().transport], [2, ["http://page/api/native"], "sse"]);
+  });
+
+  test("One that swallows what is said is given up after one timeout.", async () => {
+    const client = make({ transports: [webSocket, other] });
+    client.connect();
+    await clock.pass(10_001);
+    assert.deepEqual(Socket.all.map(({ url }) => url), ["ws://page/ws", "other:ws://page/ws"]);
+  });
+
+  test("Whoever is told by the server why it is closed has a transport that works.", async () => {
+    const client = make({ transports: [webSocket, other] });
+    client.connect();
+    for (let i = 0; i < 4; i += 1) {
+      Socket.last.onclose({ code: 1013 });
+      await back(client);
+    }
+    assert.ok(Socket.all.every(({ url }) => url === "ws://page/ws"));
+  });
+
+  test("After the last one comes the first again, now with a wait.", async () => {
+    const client = make({ transports: [webSocket, other], transportTries: 1 });
+    client.connect();
+    Socket.last.onclose({ code: 1006 });
+    await clock.pass(0);
+    Socket.last.onclose({ code: 1006 });
+    assert.notEqual(client.retryInMs, 0);
+    await back(client);
+    assert.deepEqual(Socket.all.map(({ url }) => url), ["ws://page/ws", "other:ws://page/ws", "ws://page/ws"]);
+  });
+
+  test("Whoever connects anew may be in another network: what worked in the old one may be given up.", async () => {
+    const client = connected({ transports: [webSocket, other], maxTries: 1 });
+    Socket.last.onclose({ code: 1006 });
+    await back(client);
+    Socket.last.onclose({ code: 1006 });
+    assert.equal(client.state, "stopped");
+    client.connect();
+    Socket.last.onclose({ code: 1006 });
+    await back(client);
+    Socket.last.onclose({ code: 1006 });
+    client.connect();
+    assert.equal(Socket.last.url, "other:ws://page/ws");
   });
 
   test("One that cannot even be made is a failed try.", async () => {

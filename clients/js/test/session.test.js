@@ -543,6 +543,16 @@ describe("history", () => {
     assert.deepEqual(talk.comeBack()[1], { ...resume(3), snapshot: true });
   });
 
+  test("Of what stands in its history, too, a rewind takes the end off, or all there is.", () => {
+    const talk = connected();
+    talk.after((session) => { talk.stream = session.follow("st1", { lastChunkId: 4, text: "1 2 😀4 " }); });
+    talk.says(resumed(4), { type: "stream_rewind", stream_id: "st1", chunk_id: 5, to_chunk_id: 2, reason: "retry", withdrawn: 3 }, chunk(6));
+    assert.equal(talk.stream.text, "1 2 6 ");
+    talk.says({ type: "stream_rewind", stream_id: "st1", chunk_id: 7, to_chunk_id: 1, reason: "retry", withdrawn: 99 });
+    assert.deepEqual([talk.stream.text, talk.stream.textLength], ["", 0]);
+    assert.deepEqual([...talk.render(), ...talk.wait(200)], [ack(7)]);
+  });
+
   test("An answer that has said nothing yet is followed from its start.", () => {
     const talk = connected();
     talk.after((session) => { talk.stream = session.follow("st1", { lastChunkId: 0, text: "" }); });
