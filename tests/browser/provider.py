@@ -1,22 +1,47 @@
-"""A provider for the browser tests: thoughts, a tool call, a status and an answer, piece by piece."""
+"""Providers for the browser tests: thoughts, tool calls, a slow start, and failures that pass."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 
 from wsstream.chunks import ChatRequest, Delta, Kind
+from wsstream.errors import ProviderRateLimited, ProviderTimeout
 
-CALL = json.dumps({"name": "look_up", "arguments": {"city": "Ulm", "__proto__": {"polluted": 1}}}) + "\n"
+ARGUMENTS = json.dumps({"city": "Ulm", "__proto__": {"polluted": 1}})
+CALLS = [
+    {"index": 0, "id": "call_1", "name": "look_up"},
+    {"index": 0, "arguments": ARGUMENTS[:9]},
+    {"index": 1, "id": "call_2", "name": "listen"},
+    {"index": 0, "arguments": ARGUMENTS[9:]},
+]
+_asked: Counter[str] = Counter()
 
 
 async def thoughtful(request: ChatRequest) -> AsyncIterator[Delta]:
-    """Think, call a tool, and answer with what was asked."""
+    """Think, call tools, and answer with what was asked, over and over where it says "slowly"."""
+    said = str(request.messages[-1].content)
     for word in ("First ", "I ", "*think*. "):
         yield Delta(word, Kind.REASONING)
         await asyncio.sleep(0.01)
-    yield Delta(CALL[:9], Kind.TOOL_CALL)
-    yield Delta(CALL[9:], Kind.TOOL_CALL)
-    for letter in str(request.messages[-1].content):
-        yield Delta(letter)
+    for call in CALLS:
+        yield Delta(json.dumps(call) + "\n", Kind.TOOL_CALL)
+    for _ in range(400 if said.startswith("slowly") else 1):
+        for letter in said:
+            yield Delta(letter)
+        if said.startswith("slowly"):
+            yield Delta("\n\n")
+            await asyncio.sleep(0.02)
+
+
+async def stumbling(request: ChatRequest) -> AsyncIterator[Delta]:
+    """Fail twice before each answer."""
+    said = str(request.messages[-1].content)
+    _asked[said] += 1
+    if _asked[said] == 1:
+        raise ProviderRateLimited("Not so fast", retry_after=1.0)
+    if _asked[said] == 2:
+        raise ProviderTimeout("Too late", retry_after=1.0)
+    yield Delta("There it is.")

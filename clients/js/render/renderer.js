@@ -4,6 +4,7 @@ import { Segments } from "./segments.js";
 
 /** An answer that waits longer than this for its letters is caught up with, whatever the pace. */
 const CATCH_UP_MS = 600;
+const FRAME_MS = 16;
 
 export class Renderer {
   #element; #segments = new Segments();
@@ -28,6 +29,8 @@ export class Renderer {
 
   /** More of the text. @param {number} [chunkId] the chunk that this piece ends */
   write(text, chunkId = 0) {
+    // Time in which there was nothing to show gives no letters.
+    if (this.pace && !this.#waiting) this.#paidAt = performance.now() - FRAME_MS;
     this.#waiting += text;
     this.#length += text.length;
     if (chunkId) this.#marks.push([this.#length, chunkId]);
