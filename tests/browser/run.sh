@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs what needs a real Chromium: `run.sh test` or `run.sh bench`. Installs what is missing where it may; else it says
-# what is not run, and that is no failure.
+# Runs what needs a real Chromium: `run.sh test`, `bench`, or `images` for the pictures of the docs. Installs what is
+# missing where it may; else it says what is not run, and that is no failure.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -30,5 +30,6 @@ export CHROMIUM WSSTREAM_BROWSER_MODULES="$cache" PYTHON="${PYTHON:-$PWD/.venv/b
 case "$what" in
   test) node --test --test-concurrency=1 --test-reporter=spec tests/browser/*.test.mjs ;;
   bench) node benchmarks/browser.mjs ;;
-  *) echo "run.sh test | bench" >&2; exit 2 ;;
+  images) node tests/browser/images.mjs ;;
+  *) echo "run.sh test | bench | images" >&2; exit 2 ;;
 esac
