@@ -91,7 +91,7 @@ function calls(text) {
     try { part = JSON.parse(line); } catch { continue; }
     const known = made.get(part?.index);
     if (known) known.arguments = (known.arguments ?? "") + (part.arguments ?? "");
-    else if (part) made.set(part.index ?? part, part);
+    else if (part instanceof Object) made.set(part.index ?? part, part);
   }
   return [...made.values()];
 }

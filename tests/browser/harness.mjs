@@ -6,7 +6,7 @@ import { join, resolve } from "node:path";
 import { after, afterEach, before } from "node:test";
 import { Server } from "./server.mjs";
 
-const MODULES = process.env.WSSTREAM_BROWSER_MODULES ?? ".";
+export const MODULES = process.env.WSSTREAM_BROWSER_MODULES ?? ".";
 const require = createRequire(join(resolve(MODULES), "node_modules", "_"));
 export const { chromium } = require("playwright-core");
 export const axeSource = () => require("axe-core").source;

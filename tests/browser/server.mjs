@@ -43,6 +43,15 @@ export class Server {
   }
 }
 
+/** A port that was free a moment ago. */
+export async function freePort() {
+  const server = net.createServer();
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
 /** Stands before a server; `cut` resets every connection that is an upgraded one. */
 export class Cutter {
   #pairs = new Set();
@@ -58,7 +67,7 @@ export class Cutter {
   #join(client, server) {
     const pair = { client, server, upgraded: false };
     this.#pairs.add(pair);
-    client.on("data", (data) => { pair.upgraded ||= data.includes("Upgrade: websocket"); });
+    client.on("data", (data) => { pair.upgraded ||= /upgrade: websocket/i.test(data.toString("latin1")); });
     for (const [from, to] of [[client, server], [server, client]]) {
       from.pipe(to);
       from.on("error", () => to.destroy());

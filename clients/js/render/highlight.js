@@ -4,7 +4,25 @@
  */
 import { dress, isDressed } from "./dom.js";
 
-const VENDOR = new URL("../vendor/highlight/", import.meta.url);
+/** Written out, so that bundlers find them. */
+const GRAMMARS = {
+  bash: () => import("../vendor/highlight/languages/bash.min.js"),
+  c: () => import("../vendor/highlight/languages/c.min.js"),
+  cpp: () => import("../vendor/highlight/languages/cpp.min.js"),
+  css: () => import("../vendor/highlight/languages/css.min.js"),
+  diff: () => import("../vendor/highlight/languages/diff.min.js"),
+  go: () => import("../vendor/highlight/languages/go.min.js"),
+  java: () => import("../vendor/highlight/languages/java.min.js"),
+  javascript: () => import("../vendor/highlight/languages/javascript.min.js"),
+  json: () => import("../vendor/highlight/languages/json.min.js"),
+  markdown: () => import("../vendor/highlight/languages/markdown.min.js"),
+  python: () => import("../vendor/highlight/languages/python.min.js"),
+  rust: () => import("../vendor/highlight/languages/rust.min.js"),
+  sql: () => import("../vendor/highlight/languages/sql.min.js"),
+  typescript: () => import("../vendor/highlight/languages/typescript.min.js"),
+  xml: () => import("../vendor/highlight/languages/xml.min.js"),
+  yaml: () => import("../vendor/highlight/languages/yaml.min.js"),
+};
 const NEAR = "600px";
 const MAX_PIECE = 8192;
 const MAX_TOKENS = 4000;
@@ -21,9 +39,9 @@ let library = null;
 const loaded = new Map();
 
 async function load(name) {
-  library ??= import(new URL("core.min.js", VENDOR).href).then(({ default: core }) => core);
+  library ??= import("../vendor/highlight/core.min.js").then(({ default: core }) => core);
   const core = await library;
-  if (!loaded.has(name)) loaded.set(name, import(new URL(`languages/${name}.min.js`, VENDOR).href).then((module) => core.registerLanguage(name, module.default)));
+  if (!loaded.has(name)) loaded.set(name, GRAMMARS[name]().then((module) => core.registerLanguage(name, module.default)));
   await loaded.get(name);
   return core;
 }

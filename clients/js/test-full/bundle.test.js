@@ -42,6 +42,23 @@ describe("size", () => {
   });
 });
 
+describe("the renderer", () => {
+  test("Bundled, it loads each language by itself, and none of them before it is needed.", async () => {
+    const made = mkdtempSync(join(tmpdir(), "bundle-"));
+    try {
+      const { metafile } = await build({
+        stdin: { contents: 'export * from "./render/index.js";', resolveDir: HERE }, bundle: true, splitting: true, minify: true, format: "esm", metafile: true, outdir: made,
+      });
+      const outputs = Object.values(metafile.outputs);
+      const vendored = new Set(Object.entries(metafile.outputs).filter(([, { entryPoint }]) => entryPoint?.includes("vendor/highlight/")).map(([path]) => path));
+      assert.equal(vendored.size, readdirSync(join(HERE, "vendor/highlight/languages")).length + 1);
+      assert.ok(outputs.flatMap(({ imports }) => imports).filter(({ path }) => vendored.has(path)).every(({ kind }) => kind === "dynamic-import"));
+    } finally {
+      rmSync(made, { recursive: true });
+    }
+  });
+});
+
 describe("types", () => {
   test("The sources agree with their types, and the declarations are those of the sources.", () => {
     const made = mkdtempSync(join(tmpdir(), "types-"));

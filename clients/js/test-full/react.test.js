@@ -7,7 +7,7 @@ const window = new Window({ url: "http://page/" });
 // Newer versions of node have a navigator of their own, which cannot be assigned.
 Object.defineProperty(globalThis, "navigator", { value: window.navigator, configurable: true });
 Object.assign(globalThis, { window, document: window.document, IS_REACT_ACT_ENVIRONMENT: true });
-const { act, createElement: h, StrictMode } = await import("react");
+const { act, createElement: h, StrictMode, version } = await import("react");
 const { createRoot } = await import("react-dom/client");
 const { renderToString } = await import("react-dom/server");
 const { useChatStream } = await import("../react.js");
@@ -63,6 +63,8 @@ describe("useChatStream", () => {
     await expired();
     document.body.innerHTML = "";
   });
+
+  test("It is the React that is meant.", () => { assert.ok(version.startsWith(process.env.REACT ?? "19.")); });
 
   test("Mounting connects, and the state follows the connection.", async () => {
     await mount();

@@ -185,7 +185,16 @@ describe("one answer", () => {
     await assert.rejects(reading, (error) => error.message === "It failed." && error.outcome.error_type === "provider_error");
   });
 
-  test("Every kind is kept for itself; tool calls come as lines.", () => {
+  test("The pieces of tool calls are joined, however they mix.", () => {
+    const { stream, socket } = streaming();
+    const says = (chunk_id, ...lines) => socket.says({ type: "content_chunk", stream_id: "st1", chunk_id, content: lines.map((line) => `${JSON.stringify(line)}\n`).join(""), kind: "tool_call" });
+    says(1, { index: 0, id: "a", name: "f" }, { index: 0, arguments: '{"x"' });
+    assert.deepEqual(stream.toolCalls, [{ index: 0, id: "a", name: "f", arguments: '{"x"' }]);
+    says(2, { index: 1, id: "b", name: "g" }, { index: 0, arguments: ":1}" }, null, 7);
+    assert.deepEqual(stream.toolCalls, [{ index: 0, id: "a", name: "f", arguments: '{"x":1}' }, { index: 1, id: "b", name: "g" }]);
+  });
+
+  test("Every kind is kept for itself; a line that is not complete waits.", () => {
     const { stream, socket } = streaming();
     const call = (chunk_id, content) => socket.says({ type: "content_chunk", stream_id: "st1", chunk_id, content, kind: "tool_call" });
     call(1, '{"name":');

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 
@@ -15,8 +17,39 @@ describe("package", () => {
     const names = files.map(({ path }) => path);
     for (const source of sources) assert.ok(names.includes(source), source);
     for (const source of sources) assert.ok(names.includes(`types/${source.replace(".js", ".d.ts")}`), `types of ${source}`);
-    for (const needed of ["package.json", "README.md", "LICENSE"]) assert.ok(names.includes(needed), needed);
-    assert.deepEqual(names.filter((name) => /(^|\/)(test|test-full|node_modules)\//.test(name) || name === "tsconfig.json"), []);
+    for (const needed of ["package.json", "README.md", "LICENSE", "vendor/README.md", "vendor/marked/LICENSE", "vendor/highlight/LICENSE"]) assert.ok(names.includes(needed), needed);
+    assert.deepEqual(names.filter((name) => /(^|\/)(test|test-full|node_modules)\//.test(name) || /tsconfig|\.sh$/.test(name)), []);
+  });
+
+  test("Who has installed it imports the client, the renderer and what that is made of.", { skip: without }, () => {
+    const folder = mkdtempSync(join(tmpdir(), "installed-"));
+    const npm = (...words) => execFileSync("npm", [...words, "--offline", "--no-audit", "--no-fund"], { cwd: folder, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
+    try {
+      const [{ filename }] = JSON.parse(npm("pack", HERE, "--json"));
+      writeFileSync(join(folder, "package.json"), '{"private":true,"type":"module"}');
+      npm("install", `./${filename}`);
+      writeFileSync(join(folder, "look.js"), `
+        import { StreamClient } from "wsstream";
+        import { Renderer, safeLink } from "wsstream/render";
+        import { sse } from "wsstream/sse";
+        console.log(new StreamClient("ws://page/ws").state, typeof Renderer, safeLink("https://a.b/"), safeLink("javascript:x"), sse.label, import.meta.resolve("wsstream/render/style.css").slice(-25));
+      `);
+      assert.equal(execFileSync("node", ["look.js"], { cwd: folder, encoding: "utf8" }), "idle function https://a.b/ null sse wsstream/render/style.css\n");
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  test("What the renderer gives and what its types say are the same names.", async () => {
+    const types = readFileSync(new URL("../render/index.d.ts", import.meta.url), "utf8");
+    const declared = [...types.matchAll(/^export declare (?:class|function) (\w+)/gm)].map(([, name]) => name);
+    assert.deepEqual(declared.sort(), Object.keys(await import("../render/index.js")).sort());
+  });
+
+  test("Every language that is vendored can be loaded, by an address that bundlers see.", () => {
+    const code = readFileSync(new URL("../render/highlight.js", import.meta.url), "utf8");
+    const named = [...code.matchAll(/import\("\.\.\/vendor\/highlight\/languages\/(.+?)"\)/g)].map(([, name]) => name);
+    assert.deepEqual(named.sort(), readdirSync(new URL("../vendor/highlight/languages/", import.meta.url)).sort());
   });
 
   test("Every entry and its types exist.", () => {
@@ -25,9 +58,9 @@ describe("package", () => {
     }
   });
 
-  test("Nothing is needed at run time, and nothing has side effects.", () => {
+  test("Nothing is needed at run time, and nothing but a stylesheet has side effects.", () => {
     assert.equal(manifest.dependencies, undefined);
-    assert.equal(manifest.sideEffects, false);
+    assert.deepEqual(manifest.sideEffects, ["./render/style.css"]);
     assert.deepEqual(Object.keys(manifest.peerDependencies), ["react"]);
     assert.equal(manifest.license, "Apache-2.0");
   });

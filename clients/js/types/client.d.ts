@@ -32,11 +32,11 @@ export type ClientOptions = {
      */
     maxTries?: number;
     /**
-     * tried in order; only WebSocket by default
+     * tried in order; a WebSocket, then event streams and POSTs
      */
     transports?: TransportFactory[];
     /**
-     * how often one is tried that was never established, before the next one; 2
+     * how often one fails that was never established, before the next one is tried; 2
      */
     transportTries?: number;
     /**
@@ -75,6 +75,8 @@ export declare class StreamClient extends Emitter {
     close(): void;
     /** Loses the connection on purpose. The client comes back by itself and resumes. */
     drop(): void;
+    /** Asks whether the connection is alive, which also measures its round trip; one that is waited for is tried at once. */
+    probe(): void;
     /**
      * Asks for an answer.
      * @param {string|object[]} prompt the next message of the session's conversation, or all messages of one

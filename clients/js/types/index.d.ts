@@ -4,7 +4,7 @@
  *   StreamClient  owns the connection and the one timer: `connect`, `chat`, `follow`, `list`, `history`, `stats`.
  *   ChatStream    one answer: iterate it, or draw it with `onFrames`.
  *   Session       the protocol: text in, text and events out; no I/O.
- *   sse           a transport for networks that let no WebSocket through: `{transports: [webSocket, sse]}`.
+ *   sse           the transport for networks that let no WebSocket through; `sseWith` makes one with settings.
  *
  *     const client = new StreamClient("wss://example.org/ws");
  *     client.connect();

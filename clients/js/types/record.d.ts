@@ -100,7 +100,8 @@ export declare class StreamRecord {
      * Withdraws what is behind a chunk.
      * @param {number} chunkId the rewind's own
      * @param {number} toChunkId
-     * @returns {boolean} false when the target lies inside a merged batch: then the text goes back to the batch's start
+     * @param {number} [withdrawn] code points of text that this is; with them a merged batch can be cut
+     * @returns {boolean} false when the target lies inside a batch that cannot be cut: then the text goes back to its start
      */
-    rewind(chunkId: number, toChunkId: number): boolean;
+    rewind(chunkId: number, toChunkId: number, withdrawn?: number): boolean;
 }

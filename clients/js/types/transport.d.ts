@@ -1,7 +1,3 @@
-/**
- * What carries messages. A transport is an object with the part of a WebSocket's shape that is named here; a factory
- * makes one for an address. The client tries its list of factories in order.
- */
 export type Transport = {
     /**
      * before `onopen` it must not be called
@@ -30,6 +26,10 @@ export type TransportFactory = ((url: string, context: {
     label?: string;
 };
 /**
+ * What carries messages. A transport is an object with the part of a WebSocket's shape that is named here; a factory
+ * makes one for an address. The client tries its list of factories in order.
+ */
+/**
  * @typedef {object} Transport
  * @property {(text: string) => void} send before `onopen` it must not be called
  * @property {(code?: number) => void} close after it nothing is called any more
@@ -42,7 +42,8 @@ export declare const SUBPROTOCOL = "wsstream.v1";
 /** The browser's own. @type {TransportFactory} */
 export declare const webSocket: TransportFactory;
 /**
- * Which factory is next. One that was never once established is given up for the next after some tries; one that was is kept.
+ * Which factory is next. One that was never established is given up for the next after some tries, or one that was as long
+ * as a timeout; one that was established is kept, until somebody connects anew.
  */
 export declare class TransportList {
     #private;
@@ -56,5 +57,11 @@ export declare class TransportList {
     get current(): TransportFactory;
     get label(): string;
     established(): void;
-    failed(): void;
+    /** The network may be another one. */
+    forgive(): void;
+    /**
+     * @param {number} code what it was closed with before it was established
+     * @returns {boolean} whether another one is next that was not tried in this round
+     */
+    failed(code: number): boolean;
 }
