@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs what needs a real Chromium: `run.sh test`, `bench`, or `images` for the pictures of the docs. Installs what is
-# missing where it may; else it says what is not run, and that is no failure.
+# Runs what needs a real Chromium: `run.sh test`, `bench`, `images` for the pictures of the docs, or `look URL` at a page
+# that is served already. Installs what is missing where it may; else it says what is not run, and that is no failure.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -31,5 +31,6 @@ case "$what" in
   test) node --test --test-concurrency=1 --test-reporter=spec tests/browser/*.test.mjs ;;
   bench) node benchmarks/browser.mjs ;;
   images) node tests/browser/images.mjs ;;
-  *) echo "run.sh test | bench | images" >&2; exit 2 ;;
+  look) node tests/browser/look.mjs "$2" ;;
+  *) echo "run.sh test | bench | images | look URL" >&2; exit 2 ;;
 esac
