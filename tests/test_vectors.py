@@ -54,7 +54,8 @@ class Reader:
         if self.pieces and self.pieces[-1].last > piece.to:
             assert piece.withdrawn is not None, "a rewind into a piece that has no seams"
             batch = self.pieces.pop()
-            self.pieces.append(batch._replace(last=piece.to, content=batch.content[: max(0, len(batch.content) - left)]))
+            kept = batch.content[: max(0, len(batch.content) - left)]
+            self.pieces.append(batch._replace(last=piece.to, content=kept))
 
     def text(self, kind: str = "text") -> str:
         return "".join(piece.content for piece in self.pieces if piece.kind == kind)

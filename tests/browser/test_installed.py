@@ -54,7 +54,7 @@ async def serving(program: Path, folder: Path) -> AsyncIterator[str]:
 
 
 async def test_the_page_of_a_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Built, installed into a fresh environment and started, the page opens, answers and breaks no rule of its policy."""
+    """Built, installed into a fresh environment and started, it opens, answers and breaks no rule of its policy."""
     monkeypatch.chdir(ROOT)
     wheel = tmp_path / hatchling.build_wheel(str(tmp_path))
     assert "wsstream/_web/chat/index.html" in zipfile.ZipFile(wheel).namelist()
