@@ -179,6 +179,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     memory_refuse_at: Annotated[Share, Meta(description="share of memory from which nothing new is begun")] = 0.85
     memory_shed_at: Annotated[Share, Meta(description="share of memory from which connections are shed")] = 0.92
+    durable_writes: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(description="whether clients may write durable streams; auto: where only this machine can connect"),
+    ] = "auto"
+    max_feeds: Annotated[Count, Meta(description="durable streams of clients at once")] = 1000
+    max_feed_bytes: Annotated[Bytes, Meta(description="the longest of them, in bytes kept")] = 16 * 1024 * 1024
+    max_feeds_bytes: Annotated[Bytes, Meta(description="bytes of all of them, which are in memory too")] = (
+        256 * 1024 * 1024
+    )
     drain_timeout: Annotated[
         Annotated[float, Meta(gt=0, le=3600)], Meta(description="running answers get to end after SIGTERM")
     ] = 10.0

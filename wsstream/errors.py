@@ -8,6 +8,7 @@
     ├── RequestError                a message cannot be served: an `error` message, the connection goes on
     │   ├── BadRequest
     │   │   ├── PromptTooLong       the newest message is longer than this server takes
+    │   │   ├── Conflict            there is something else already
     │   │   └── MalformedMessage    not even a message; several in a row close the connection
     │   ├── UnknownMessage
     │   ├── Unauthorized            closes 3000
@@ -140,6 +141,10 @@ class BadRequest(RequestError):
 
 class PromptTooLong(BadRequest):
     """The message is longer than this server takes."""
+
+
+class Conflict(BadRequest):
+    """There is something else already."""
 
 
 class MalformedMessage(BadRequest):

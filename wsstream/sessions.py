@@ -88,7 +88,7 @@ def answer_message(
     )
 
 
-def end_of_interrupted(record: StreamRecord, cancelled: bool, log: StoredLog) -> tuple[Outcome, StoredMessage]:
+def end_of_interrupted(record: StreamRecord, cancelled: bool, log: StoredLog) -> tuple[Outcome, StoredMessage | None]:
     """How a stream ends that was running when its process was killed, so that it is not "running" for ever."""
     size = len(log.bodies)
     if cancelled:
@@ -103,6 +103,8 @@ def end_of_interrupted(record: StreamRecord, cancelled: bool, log: StoredLog) ->
             recoverable=True,
             elapsed_seconds=max(0.0, round(time.time() - record.created, 3)),
         )
+    if record.note:
+        return outcome, None  # it is no answer
     return outcome, answer_message(record, text_of(log.bodies, log.kinds), complete=False, outcome=outcome)
 
 

@@ -32,6 +32,7 @@ from wsstream.errors import (
     StoreError,
     UnknownStream,
 )
+from wsstream.feeds import Feeds
 from wsstream.flow import SendWindow
 from wsstream.messages import ChatConfig, ChatRequested, ChunkWriter, HistoryMessage, digest_of
 from wsstream.orphans import Continue, OrphanPolicy, Pause, StopAfter, StopAfterChunks, parse_policy
@@ -223,6 +224,8 @@ class Streams:
         self._provider = provider
         self._loop = asyncio.get_running_loop()
         self._messages = Sessions(store)
+        self.feeds = Feeds(config, store)
+        """The logs that no provider writes."""
         self._streams: dict[str, Stream] = {}
         self._requests: dict[tuple[str, str], str] = {}
         self._sessions: dict[str, list[str]] = {}
@@ -258,7 +261,9 @@ class Streams:
             StoreError: the store cannot be used.
         """
         summaries = await self._store.open(end_of_interrupted)
-        for summary in sorted(summaries, key=lambda summary: summary.ended):
+        self.feeds.take_over([summary for summary in summaries if summary.record.note])
+        answers = [summary for summary in summaries if not summary.record.note]
+        for summary in sorted(answers, key=lambda summary: summary.ended):
             record = summary.record
             overhead = ChunkWriter(record.stream_id).overhead
             log = ChunkLog.ended(record.stream_id, record.epoch, self._store, summary.outcome, overhead=overhead)
@@ -726,6 +731,7 @@ class Streams:
         for stream_id in stream_ids:
             stream = self._streams.get(stream_id)
             if stream is None:
+                self.feeds.on_store_failure(stream_id)
                 continue
             stream.on_stored()
             stream.log.on_store_failed(_lost)
@@ -767,6 +773,7 @@ class Streams:
             await asyncio.wait(tasks, timeout=2.0)
         if self._stopping is not None:
             self._stopping.cancel()
+        self.feeds.close()
         self._kept.close()
         self._in_memory.close()
 

@@ -14,7 +14,7 @@ from wsstream.tally import Histogram
 
 
 class StreamRecord(msgspec.Struct, frozen=True):
-    """What a store keeps of a stream beside its chunks; written once, when the stream begins."""
+    """What a store keeps of a stream beside its chunks; written when the stream begins, and by `Store.update`."""
 
     stream_id: str
     session_id: str
@@ -25,6 +25,8 @@ class StreamRecord(msgspec.Struct, frozen=True):
     """Seconds since 1970."""
     owner: str = ""
     """Whose it is; empty for whoever knows its id."""
+    note: bytes = b""
+    """What a room of streams that are no answers keeps with each, in words of its own."""
 
     @property
     def session_key(self) -> str:
@@ -125,6 +127,9 @@ class Store(Protocol):
 
     def create(self, record: StreamRecord, committed: Callable[[], None]) -> None:
         """Begin a log. Before it is committed, nobody is told of the stream: no id is given that a crash takes back."""
+
+    def update(self, record: StreamRecord, committed: Callable[[], None]) -> None:
+        """Replace the record of a stream, together with what is written of it in the same turn."""
 
     def append(
         self, stream_id: str, first: int, bodies: Sequence[bytes], kinds: bytes, committed: Callable[[int], None]

@@ -85,6 +85,13 @@ class Create(msgspec.Struct, frozen=True):
     record: StreamRecord
 
 
+class Update(msgspec.Struct, frozen=True):
+    """What is kept beside a stream's chunks is another now."""
+
+    number: int
+    record: StreamRecord
+
+
 class Append(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Chunks of a stream, from ``first`` on."""
 
@@ -135,7 +142,7 @@ class DeleteSession(msgspec.Struct, frozen=True):
     session_id: str
 
 
-Operation = Create | Append | Cancelled | Finish | Delete | SaveMessage | Rename | DeleteSession
+Operation = Create | Update | Append | Cancelled | Finish | Delete | SaveMessage | Rename | DeleteSession
 
 _Logs = dict[int, tuple[bytearray, list[bytes]]]
 
@@ -535,6 +542,11 @@ def _create(db: apsw.Connection, operation: Create) -> None:
     )
 
 
+def _update(db: apsw.Connection, operation: Update) -> None:
+    packed = _sealed(_pack(operation.record), operation.number)
+    db.execute("UPDATE streams SET record = ? WHERE number = ?", (packed, operation.number))
+
+
 def _cancelled(db: apsw.Connection, operation: Cancelled) -> None:
     db.execute("UPDATE streams SET cancelled = 1 WHERE number = ?", (operation.number,))
 
@@ -587,6 +599,7 @@ def _delete_session(db: apsw.Connection, operation: DeleteSession) -> None:
 
 _WRITERS: dict[type, Callable[[apsw.Connection, Any], None]] = {
     Create: _create,
+    Update: _update,
     Cancelled: _cancelled,
     Finish: _finish,
     Delete: _delete,

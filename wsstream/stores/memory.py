@@ -47,6 +47,10 @@ class MemoryStore:
         """Commit at once."""
         committed()
 
+    def update(self, record: StreamRecord, committed: Callable[[], None]) -> None:
+        """Commit at once."""
+        committed()
+
     def append(
         self, stream_id: str, first: int, bodies: Sequence[bytes], kinds: bytes, committed: Callable[[int], None]
     ) -> None:

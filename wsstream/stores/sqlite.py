@@ -41,6 +41,7 @@ from wsstream.stores.database import (
     Operation,
     Rename,
     SaveMessage,
+    Update,
     set_aside,
 )
 from wsstream.tally import Histogram
@@ -62,11 +63,11 @@ T = TypeVar("T")
 class _Group:
     """What is committed together, whom to tell, and what is asked for behind it."""
 
-    __slots__ = ("appended", "begun", "finished", "operations", "questions")
+    __slots__ = ("appended", "finished", "operations", "questions", "recorded")
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
-        self.begun: dict[str, Callable[[], None]] = {}
+        self.recorded: dict[str, Callable[[], None]] = {}
         self.appended: dict[str, tuple[Callable[[int], None], int]] = {}
         self.finished: dict[str, Callable[[], None]] = {}
         self.questions: list[Callable[[], None]] = []
@@ -74,14 +75,14 @@ class _Group:
     def forget(self, stream_ids: set[str]) -> None:
         """Tell nobody about these streams."""
         for stream_id in stream_ids:
-            self.begun.pop(stream_id, None)
+            self.recorded.pop(stream_id, None)
             self.appended.pop(stream_id, None)
             self.finished.pop(stream_id, None)
 
     def tell(self) -> None:
         """Acknowledge everything. One who fails to take it keeps no other from it."""
-        for begun in self.begun.values():
-            _guarded(begun)
+        for recorded in self.recorded.values():
+            _guarded(recorded)
         for committed, last in self.appended.values():
             _guarded(committed, last)
         for finished in self.finished.values():
@@ -194,8 +195,15 @@ class SqliteStore:
         """Begin a log."""
         number = self._numbers[record.stream_id] = self._next_number
         self._next_number += 1
-        self._group.begun[record.stream_id] = committed
+        self._group.recorded[record.stream_id] = committed
         self._write(Create(number, record))
+
+    def update(self, record: StreamRecord, committed: Callable[[], None]) -> None:
+        """Replace a stream's record."""
+        number = self._numbers.get(record.stream_id)
+        if number is not None and number not in self._cut:
+            self._group.recorded[record.stream_id] = committed
+            self._write(Update(number, record))
 
     def append(
         self, stream_id: str, first: int, bodies: Sequence[bytes], kinds: bytes, committed: Callable[[int], None]
@@ -338,7 +346,7 @@ class SqliteStore:
             unborn, cut = set(names), set[int]()
         else:
             unborn = {operation.number for operation in group.operations if type(operation) is Create}
-            cut = {operation.number for operation in group.operations if isinstance(operation, Append | Finish)}
+            cut = {operation.number for operation in group.operations if isinstance(operation, Append | Update | Finish)}
         cut = (cut & names.keys()) - self._cut - unborn
         lost = {names[number] for number in (unborn | cut) & names.keys()}
         sessions = {operation.record.session_key for operation in group.operations if type(operation) is Create}
@@ -367,7 +375,7 @@ class SqliteStore:
         whole = _Group()
         for group in self._groups:
             whole.operations += group.operations
-            whole.begun |= group.begun
+            whole.recorded |= group.recorded
             whole.appended |= group.appended
             whole.finished |= group.finished
             for question in group.questions:
@@ -464,8 +472,8 @@ def _stands(operation: Operation, unborn: set[int], cut: set[int], was_cut: set[
 
     Args:
         unborn: streams that were not begun.
-        cut: streams that have lost chunks or their end just now.
-        was_cut: streams that have lost chunks or their end, now or before: only a later end can stand.
+        cut: streams that have lost chunks, a new record or their end just now.
+        was_cut: streams that have lost any of these, now or before: only a later end can stand.
         lost: the names of the first two.
     """
     if type(operation) is SaveMessage:
@@ -473,7 +481,7 @@ def _stands(operation: Operation, unborn: set[int], cut: set[int], was_cut: set[
     number = getattr(operation, "number", 0)
     if number in unborn:
         return False
-    if type(operation) is Append:
+    if isinstance(operation, Append | Update):
         return number not in was_cut
     return type(operation) is not Finish or number not in cut
 

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, Protocol
 from wsstream import messages as m
 from wsstream.chunklog import Attachment, ChunkLog
 from wsstream.chunks import StreamInfo
+from wsstream.content import Content, Form
 from wsstream.flow import SendWindow
+from wsstream.writers import Claim, FeedConfig, FeedState, Ruling
 
 TRACEPARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)
 """The trace that the request at hand belongs to, as its header or hello has it (W3C Trace Context); not checked yet."""
@@ -37,7 +39,45 @@ class StreamLike(Protocol):
     def forget_queue(self, tell: Callable[[int], None]) -> None: ...
 
 
-class StreamsLike(Protocol):
+class LogsLike(Protocol):
+    """Whatever has logs that can be followed."""
+
+    def attach(self, stream: Any, window: SendWindow, wake: Any) -> Attachment: ...
+
+    def cancel(self, stream: Any) -> None: ...
+
+    def load(self, stream: Any) -> Future[Any] | None: ...
+
+
+class FeedLike(StreamLike, Protocol):
+    """A feed as a wire sees it: `wsstream.feeds.Feed`."""
+
+    state: FeedState
+
+    @property
+    def form(self) -> Form: ...
+
+    @property
+    def is_closed(self) -> bool: ...
+
+    async def settled(self) -> None: ...
+
+
+class FeedsLike(LogsLike, Protocol):
+    """All feeds, as a wire sees them: `wsstream.feeds.Feeds`."""
+
+    async def find(self, user: str, name: str) -> FeedLike: ...
+
+    def touch(self, feed: Any) -> None: ...
+
+    def create(self, user: str, name: str, wish: FeedConfig, data: bytes, *, close: bool) -> tuple[FeedLike, bool]: ...
+
+    def append(self, feed: Any, content: Content, claim: Claim | None, order: str | None, *, close: bool) -> Ruling: ...
+
+    async def delete(self, user: str, name: str) -> None: ...
+
+
+class StreamsLike(LogsLike, Protocol):
     """All streams, as one caller sees them; those of others look as if there were none."""
 
     user: str
@@ -66,12 +106,6 @@ class StreamsLike(Protocol):
     def of_session(self, session_id: str) -> Sequence[StreamLike]: ...
 
     def running_in(self, session_id: str) -> list[StreamInfo]: ...
-
-    def attach(self, stream: Any, window: SendWindow, wake: Any) -> Attachment: ...
-
-    def cancel(self, stream: Any) -> None: ...
-
-    def load(self, stream: Any) -> Future[Any] | None: ...
 
     async def history(self, session_id: str) -> tuple[list[m.HistoryMessage], str | None]: ...
 

@@ -24,6 +24,7 @@ from wsstream.chunks import Outcome
 from wsstream.errors import (
     BadRequest,
     Capacity,
+    Conflict,
     Draining,
     ErrorType,
     Forbidden,
@@ -40,7 +41,7 @@ from wsstream.errors import (
     WsstreamError,
 )
 from wsstream.messages import StreamStatus, explain
-from wsstream.wires.base import Gate, StreamLike, StreamsLike, Visitor
+from wsstream.wires.base import Gate, LogsLike, StreamLike, StreamsLike, Visitor
 from wsstream.wires.reader import LogReader, Span, stored
 
 T = TypeVar("T")
@@ -80,6 +81,7 @@ _STATUS: list[tuple[type[WsstreamError], int]] = [
     (UnsupportedMedia, 415),
     (BodyTooSlow, 408),
     (KeyReused, 409),
+    (Conflict, 409),
     (PromptTooLong, 422),
     (ResumeAhead, 409),
     (MessageTooLarge, 413),
@@ -336,7 +338,7 @@ class LogResponse(Response):
 
     def __init__(
         self,
-        streams: StreamsLike,
+        streams: LogsLike,
         stream: StreamLike,
         script: Script,
         after: int = 0,

@@ -18,7 +18,7 @@ from wsstream.chunks import Kind, Outcome
 from wsstream.errors import StoreError
 from wsstream.flow import SendWindow
 from wsstream.messages import Rewind, StreamStatus, decode_body, read_rewind
-from wsstream.wires.base import StreamLike, StreamsLike
+from wsstream.wires.base import LogsLike, StreamLike
 
 WINDOW = 200
 """Chunks that one write may hold."""
@@ -108,7 +108,7 @@ class LogReader:
 
     def __init__(
         self,
-        streams: StreamsLike,
+        streams: LogsLike,
         stream: StreamLike,
         after: int = 0,
         *,
