@@ -35,7 +35,7 @@ from wsstream.stores import open_store
 from wsstream.streams import Streams
 from wsstream.tracing import Traced, make_tracer
 from wsstream.web import make_app
-from wsstream.wires import aisdk_http, durable, native_http, openai_api, sse, tickets
+from wsstream.wires import aisdk_http, durable, feeds, native_http, openai_api, sse, tickets
 from wsstream.wires.http import Endpoint
 from wsstream.wires.native import Hub
 
@@ -152,6 +152,7 @@ class Assembly:
             native_http.endpoints(self.hub, self.config),
             openai_api.endpoints(self.config, self._models, self._offered),
             durable.endpoints(self.config),
+            feeds.endpoints(self.config, self.streams.feeds),
             aisdk_http.endpoints(self.config, self.registry),
             tickets.endpoints(self.guard),
         ]

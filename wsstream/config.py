@@ -6,6 +6,7 @@ Each field is a flag (``--heartbeat-interval``), a variable (``WSSTREAM_HEARTBEA
 
 from __future__ import annotations
 
+import ipaddress
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -211,6 +212,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("window must not be above max_window")
         if self.window_bytes > self.max_window_bytes:
             raise ConfigError("window_bytes must not be above max_window_bytes")
+
+    @property
+    def may_write_feeds(self) -> bool:
+        """Whether clients may write durable streams."""
+        return self.durable_writes == "on" or (self.durable_writes == "auto" and self.is_private)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     def protocol(self) -> ServerSettings:
         """The part that the protocol core works with."""

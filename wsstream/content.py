@@ -1,7 +1,7 @@
 """What clients append to a feed, as chunks of its log, and back.
 
-A chunk is the inside of a JSON string, so three forms of content become one: a *message* of JSON is its own text, *text*
-is itself, and *bytes* are base64. Text that is no UTF-8 is kept as bytes, so that what is read is what was appended.
+A chunk is the inside of a JSON string, so three forms of content become one: a *message* of JSON is its own text,
+*text* is itself, and *bytes* are base64. Text that is no UTF-8 is kept as bytes: what is read is what was appended.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ class Feed:
         "_turn",
         "_waiting",
         "accessed",
+        "broken",
         "digest",
         "log",
         "opening",
@@ -81,6 +82,8 @@ class Feed:
         self.accessed = now
         self.timer: asyncio.TimerHandle | None = None
         self.opening: asyncio.Task[None] | None = None
+        self.broken = False
+        """Whether the store takes no more for its log."""
         self.digest: bytes | None = None
         self._turn = 0
         self._stored_turn = 0
@@ -114,7 +117,7 @@ class Feed:
     @property
     def is_ready(self) -> bool:
         """Whether it can be read, and appended to where it is not closed."""
-        return self.log.loaded and (self.log.outcome is None or self.is_closed)
+        return self.log.loaded and not self.broken and (self.log.outcome is None or self.is_closed)
 
     def when_stored(self, tell: Callable[[], None]) -> None:
         """Feeds are handed out when they are stored."""
@@ -156,6 +159,7 @@ class Feed:
 
     def on_lost(self) -> None:
         """What was not committed is as if it had never been."""
+        self.broken = True
         self._stored_turn = self._turn
         if self.stored is not None:
             self.state = self.stored
@@ -183,6 +187,7 @@ class Feeds:
         self._feeds: dict[tuple[str, str], Feed] = {}
         self._by_stream: dict[str, Feed] = {}
         self._forks: Counter[str] = Counter()
+        self._forgetting: set[asyncio.Task[None]] = set()
         self._size = 0
         self._over = False
 
@@ -201,6 +206,7 @@ class Feeds:
             known = self._feeds.get(feed.key)
             if known is not None:
                 self._drop(known)
+                del self._by_stream[known.stream_id]
                 self._store.delete(known.stream_id)
             self._enter(feed)
             self._resize(feed, summary.size)
@@ -268,12 +274,14 @@ class Feeds:
                 self._drop(feed)
                 return
             old.fill(stored.bodies, stored.kinds)
-        if not feed.is_closed:
+        if feed.broken or not feed.is_closed:
             await self._begin_anew(feed, old, record)
         self._resize(feed, feed.log.weight)
 
     async def _begin_anew(self, feed: Feed, old: ChunkLog, record: StreamRecord) -> None:
         self._begin(feed, Content(old.bodies(1, old.tail), bytes(old.kinds(1, old.tail))))
+        if feed.state.closed:
+            feed.log.finish(_closed(old.tail))
         try:
             await feed.settled()
         except StoreError:
@@ -350,6 +358,7 @@ class Feeds:
             note=_pack(feed.state),
         )
         feed.log = ChunkLog(feed.stream_id, feed.record.epoch, self._store, overhead=OVERHEAD)
+        feed.broken = False
         self._by_stream[feed.stream_id] = feed
         self._store.create(feed.record, feed.begin_turn())
         if content.bodies:
@@ -415,7 +424,8 @@ class Feeds:
     def _delete(self, feed: Feed) -> None:
         """First note it, then forget it: the name is free at once, and no crash brings the feed back."""
         feed.state = msgspec.structs.replace(feed.state, deleted=True)
-        self._record(feed)
+        if not feed.broken:
+            self._record(feed)
         self._collect(feed)
 
     def _collect(self, feed: Feed) -> None:
@@ -424,7 +434,8 @@ class Feeds:
             return
         self._drop(feed)
         task = self._loop.create_task(self._forget(feed))
-        feed.opening = task
+        self._forgetting.add(task)
+        task.add_done_callback(self._forgetting.discard)
         source_id = feed.state.source_id
         for other in list(self._feeds.values()) if source_id is not None else []:
             if other.state.feed_id == source_id:
@@ -435,6 +446,7 @@ class Feeds:
             await feed.settled()
         except StoreError:
             logger.error("that the feed %s was deleted could not be stored", feed.state.feed_id)
+        self._by_stream.pop(feed.stream_id, None)
         self._store.delete(feed.stream_id)
         _end(feed.log)
 
@@ -442,7 +454,6 @@ class Feeds:
         """Know it no longer."""
         if self._feeds.get(feed.key) is feed:
             del self._feeds[feed.key]
-        self._by_stream.pop(feed.stream_id, None)
         self._resize(feed, 0)
         if feed.timer is not None:
             feed.timer.cancel()
@@ -478,7 +489,8 @@ class Feeds:
         feed.on_lost()
         if feed.stored is None:
             self._drop(feed)
-        else:
+            del self._by_stream[stream_id]
+        elif self._feeds.get(feed.key) is feed:
             self._resize(feed, feed.log.weight)
 
     def close(self) -> None:

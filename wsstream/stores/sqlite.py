@@ -346,7 +346,9 @@ class SqliteStore:
             unborn, cut = set(names), set[int]()
         else:
             unborn = {operation.number for operation in group.operations if type(operation) is Create}
-            cut = {operation.number for operation in group.operations if isinstance(operation, Append | Update | Finish)}
+            cut = {
+                operation.number for operation in group.operations if isinstance(operation, Append | Update | Finish)
+            }
         cut = (cut & names.keys()) - self._cut - unborn
         lost = {names[number] for number in (unborn | cut) & names.keys()}
         sessions = {operation.record.session_key for operation in group.operations if type(operation) is Create}

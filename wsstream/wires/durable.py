@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
+from starlette.requests import Request
 from starlette.responses import Response
 
 from wsstream.chunks import Outcome
@@ -130,6 +131,23 @@ def _data(found: list[bytes]) -> bytes:
     return b"event: data\ndata: [%b]\n\n" % b",".join(found)
 
 
+def asked_for(request: Request) -> tuple[str | None, str | None]:
+    """The ``offset`` and the ``live`` mode that a read asks for.
+
+    Raises:
+        MalformedMessage: they cannot be meant.
+    """
+    live = request.query_params.get("live")
+    offset = request.query_params.get("offset")
+    if live not in (None, "long-poll", "sse"):
+        raise MalformedMessage("live must be long-poll or sse")
+    if not offset and (live is not None or offset == ""):
+        raise MalformedMessage("offset is needed")
+    if len(request.query_params.getlist("offset")) > 1:
+        raise MalformedMessage("offset must be given once")
+    return offset, live
+
+
 class Durable:
     """The endpoint."""
 
@@ -142,14 +160,7 @@ class Durable:
         stream = call.streams.resume(request.path_params["stream_id"])
         if request.method == "HEAD":
             return _answer(stream, b"", tail_of(stream), {"Cache-Control": "no-store"})
-        live = request.query_params.get("live")
-        text = request.query_params.get("offset")
-        if live not in (None, "long-poll", "sse"):
-            raise MalformedMessage("live must be long-poll or sse")
-        if not text and (live is not None or text == ""):
-            raise MalformedMessage("offset is needed")
-        if len(request.query_params.getlist("offset")) > 1:
-            raise MalformedMessage("offset must be given once")
+        text, live = asked_for(request)
         position = parse_offset(text or "-1", stream)
         if live == "sse":
             return self._follow(call, stream, position)

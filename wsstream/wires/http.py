@@ -53,6 +53,8 @@ STALL_TIMEOUT = 60.0
 """Seconds that a client may take nothing of what it is sent; it can come back and go on where it was."""
 MAX_CALLS = 10_000
 """Calls under way at once, streamed responses among them."""
+MAX_DISCARDED = 16 * 1024 * 1024
+"""Bytes beyond a limit that are read and thrown away: who is still sending would see a reset, and not the refusal."""
 BODY_TIMEOUT = 8.0
 """Seconds for a request's body."""
 
@@ -209,24 +211,36 @@ async def read_body(request: Request, limit: int) -> bytes:
     """The request's body.
 
     Raises:
-        MessageTooLarge: it is longer than ``limit``; no more than that was read.
+        MessageTooLarge: it is longer than ``limit``; no more than that was kept.
         BodyTooSlow: it did not come in time.
     """
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared) > limit:
-        raise MessageTooLarge(f"The body is larger than {limit} bytes")
     parts: list[bytes] = []
+    size = _declared(request)
+    is_too_large = size > limit
+    if is_too_large and (size > limit + MAX_DISCARDED or "expect" in request.headers):
+        raise MessageTooLarge(f"The body is larger than {limit} bytes")
     size = 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             async for part in request.stream():
                 size += len(part)
-                if size > limit:
-                    raise MessageTooLarge(f"The body is larger than {limit} bytes")
-                parts.append(part)
+                is_too_large = is_too_large or size > limit
+                if size > limit + MAX_DISCARDED:
+                    break
+                if not is_too_large:
+                    parts.append(part)
     except TimeoutError:
-        raise BodyTooSlow from None
+        if not is_too_large:
+            raise BodyTooSlow from None
+    if is_too_large:
+        raise MessageTooLarge(f"The body is larger than {limit} bytes")
     return b"".join(parts)
+
+
+def _declared(request: Request) -> int:
+    """The length that a body is said to have; 0 where nothing is said."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdigit() else 0
 
 
 async def read_json(request: Request, shape: type[T], limit: int) -> T:
