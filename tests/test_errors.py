@@ -15,6 +15,7 @@ from wsstream.errors import (
     ChunkTimeout,
     CloseCode,
     ConfigError,
+    Conflict,
     ConnectionFailed,
     ContentFiltered,
     Draining,
@@ -50,6 +51,7 @@ from wsstream.errors import (
 # Every concrete error: its `error_type`, the close code it ends a connection with, and whether trying again can help.
 ON_THE_WIRE = {
     BadRequest: ("bad_request", None, False),
+    Conflict: ("bad_request", None, False),
     PromptTooLong: ("bad_request", None, False),
     MalformedMessage: ("bad_request", None, False),
     UnknownMessage: ("unknown_message", None, False),

@@ -29,9 +29,12 @@ CORE = (
     "splice",
     "recovery",
     "structured",
+    "writers",
+    "content",
 )
 QUIET = {
     "__future__",
+    "base64",
     "bisect",
     "collections",
     "collections.abc",

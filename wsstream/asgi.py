@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextvars import ContextVar
 from typing import Any
 
+import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsstream.assembly import CLOSE_GRACE, Assembly
@@ -93,7 +94,7 @@ class WsstreamApp:
         async with self._starting:
             if self.assembly is not None:
                 return
-            assembly = Assembly(self.config, host=_Host())
+            assembly = Assembly(_mounted(self.config), host=_Host())
             await assembly.open()
             self._http = assembly.http(page=self._page)
             self.assembly = assembly
@@ -170,6 +171,11 @@ class WsstreamApp:
             await send({"type": "websocket.close", "code": CloseCode.POLICY_VIOLATION})
             return
         await AsgiConnection(hub, scope, receive, send).run(is_ai=path == aisdk.PATH)
+
+
+def _mounted(config: Config) -> Config:
+    """Somebody else listens: who can connect is not known, so what is only for this machine is off."""
+    return msgspec.structs.replace(config, durable_writes="off") if config.durable_writes == "auto" else config
 
 
 _user: ContextVar[str | None] = ContextVar("wsstream.user", default=None)

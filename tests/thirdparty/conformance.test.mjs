@@ -1,4 +1,4 @@
-// The protocol's own suite. It writes what it reads, and this server's streams are written by models only.
+// The protocol's own suite: everything but subscriptions, which this server has not.
 import { runConformanceTests } from "@durable-streams/server-conformance-tests";
 
 runConformanceTests({ baseUrl: process.env.WSSTREAM_URL });

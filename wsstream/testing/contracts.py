@@ -243,6 +243,22 @@ async def what_was_cut_off_gets_its_end(bench: Bench) -> None:
     expect(len(await bench.restart()) == 4 and not bench.asked_to_end, "an end is made once")
 
 
+async def a_record_is_renewed(bench: Bench) -> None:
+    """A new record replaces the old one, together with what is written beside it, also of a stream that has no end."""
+    told: list[str] = []
+    for name in ("open", "done"):
+        made = bench.create(name)
+        bench.append(name, "a")
+        bench.store.update(msgspec.structs.replace(made, note=b"first"), lambda: told.append("replaced"))
+        bench.store.update(msgspec.structs.replace(made, note=b"last"), lambda: told.append("last"))
+    bench.finish("done")
+    await bench.settle()
+    expect(told.count("last") == 2, "a new record is acknowledged")
+    summaries = await bench.restart()
+    notes = {summary.record.stream_id: summary.record.note for summary in summaries}
+    expect(notes == ({"open": b"last", "done": b"last"} if bench.store.durable else {}), "the last record is listed")
+
+
 async def a_deleted_log_is_gone(bench: Bench) -> None:
     """What was deleted is not loaded and not listed; deleting it again, or what never was, is fine."""
     for name in ("a", "b"):
@@ -328,6 +344,7 @@ CHECKS: list[Callable[[Bench], Awaitable[None]]] = [
     many_streams_interleave,
     an_empty_stream,
     what_was_cut_off_gets_its_end,
+    a_record_is_renewed,
     a_deleted_log_is_gone,
     messages_are_in_order,
     sessions_are_known,

@@ -54,7 +54,8 @@ STALL_TIMEOUT = 60.0
 MAX_CALLS = 10_000
 """Calls under way at once, streamed responses among them."""
 MAX_DISCARDED = 16 * 1024 * 1024
-"""Bytes beyond a limit that are read and thrown away: who is still sending would see a reset, and not the refusal."""
+"""Bytes beyond a limit, of a body that says its length, that are read and thrown away: whoever is still sending would
+see a reset instead of the refusal."""
 BODY_TIMEOUT = 8.0
 """Seconds for a request's body."""
 
@@ -215,24 +216,21 @@ async def read_body(request: Request, limit: int) -> bytes:
         BodyTooSlow: it did not come in time.
     """
     parts: list[bytes] = []
-    size = _declared(request)
-    is_too_large = size > limit
-    if is_too_large and (size > limit + MAX_DISCARDED or "expect" in request.headers):
-        raise MessageTooLarge(f"The body is larger than {limit} bytes")
     size = 0
+    declared = _declared(request)
+    if declared > limit and (declared > limit + MAX_DISCARDED or "expect" in request.headers):
+        raise MessageTooLarge(f"The body is larger than {limit} bytes")
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             async for part in request.stream():
                 size += len(part)
-                is_too_large = is_too_large or size > limit
-                if size > limit + MAX_DISCARDED:
+                if size > limit >= declared:
                     break
-                if not is_too_large:
+                if declared <= limit:
                     parts.append(part)
     except TimeoutError:
-        if not is_too_large:
-            raise BodyTooSlow from None
-    if is_too_large:
+        raise BodyTooSlow from None
+    if size > limit:
         raise MessageTooLarge(f"The body is larger than {limit} bytes")
     return b"".join(parts)
 
