@@ -29,6 +29,7 @@ from wsstream.errors import (
 from wsstream.feeds import OVERHEAD, Feed, Feeds
 from wsstream.flow import SendWindow
 from wsstream.stores import open_store
+from wsstream.stores.database import Database
 from wsstream.streams import Streams
 from wsstream.writers import Claim, FeedConfig, Fork, Verdict
 
@@ -82,7 +83,9 @@ async def test_they_survive_a_restart(store: str) -> None:
         assert after.size == again.log.weight + over.log.weight
     async with feeds(store) as last:
         assert (await last.find("", "a")).log.text() == "onetwothree"
-        assert len(last) == 2
+    database = Database(store.removeprefix("sqlite:"))
+    assert len(database.summaries()) == 2, "a log that goes on elsewhere is forgotten"
+    database.close()
 
 
 async def test_a_crash_while_a_log_begins_anew_leaves_one_of_the_two(sqlite: str) -> None:
@@ -231,6 +234,25 @@ async def test_deleted_is_deleted(sqlite: str) -> None:
         await made(before, "a", b"two")
     async with feeds(sqlite) as after:
         assert (await after.find("", "a")).log.text() == "two"
+
+
+@in_virtual_time
+async def test_what_was_lost_is_not_remembered_as_taken() -> None:
+    """After a failure and a restart a writer's retry is taken, because what it had appended is not there."""
+    disk = Disk()
+    async with feeds(ByHand("x.db", vfs=disk.name)) as before:
+        feed = await made(before, "a", b"one")
+        disk.trouble = lambda kind, _: apsw.SQLITE_FULL if kind == "write" else None
+        say(before, feed, "two", Claim("w", 0, 0))
+        with pytest.raises(StoreError):
+            await feed.settled()
+        disk.trouble = lambda *_: None
+        await asyncio.sleep(10)
+    async with feeds(ByHand("x.db", vfs=disk.name)) as after:
+        again = await after.find("", "a")
+        assert again.log.text() == "one"
+        assert say(after, again, "two", Claim("w", 0, 0)) is Verdict.TAKEN
+        await again.settled()
 
 
 @in_virtual_time

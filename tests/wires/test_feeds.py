@@ -235,7 +235,7 @@ async def test_a_body_that_is_too_large_gets_an_answer(serve: Serve) -> None:
         assert (await client.post(A, headers=BINARY, content=bytes(10 * 2**20))).status_code == 413
 
 
-@pytest.mark.parametrize("name", ["x" * 513, "a%00b", "a%0Ab", ""])
+@pytest.mark.parametrize("name", ["x" * 513, "a%00b", "a%0Db", ""])
 async def test_bad_names(serve: Serve, name: str) -> None:
     """A name is short and printable."""
     async with browsing(await serve()) as client:
