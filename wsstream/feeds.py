@@ -228,12 +228,15 @@ class Feeds:
         Raises:
             UnknownStream: there is none.
             LogTrimmed: there was one, and there are forks of it.
+            Draining: it would have to be read from a store that is being closed.
             StoreError: it cannot be read.
         """
         while True:
             feed = self._get(user, name)
             if feed.stored is None:
                 await feed.settled()
+            elif self._over and not feed.log.loaded:
+                raise Draining(retry_after=1.0)
             elif not feed.is_ready and not self._over:
                 await self._open(feed)
             else:

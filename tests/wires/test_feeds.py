@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import signal
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 
-from tests.conftest import Serve
+from tests.conftest import Serve, Spawn
 from tests.wires.http import browsing
 from wsstream.config import Config
 from wsstream.wires import feeds
@@ -77,6 +78,21 @@ async def test_it_survives_a_restart(serve: Serve, sqlite: str) -> None:
     assert before.headers["stream-next-offset"] == again.headers["stream-next-offset"]
     assert whole.json() == [1, {"b": 2}]
     assert live.json() == [{"c": 3}]
+
+
+async def test_it_survives_being_killed(spawn: Spawn, sqlite: str) -> None:
+    """Every append that was acknowledged is there when its server was killed, and the next goes behind it."""
+    server = await spawn("--store", sqlite)
+    async with browsing(server) as client:
+        await client.put(A, headers=TEXT, content="0")
+        for number in range(1, 10):
+            assert (await client.post(A, headers=TEXT, content=str(number))).status_code == 204
+        server.tell(signal.SIGKILL)
+        await server.wait()
+    async with browsing(await spawn("--store", sqlite)) as client:
+        last = await client.post(A, headers={**TEXT, "Stream-Closed": "true"}, content="!")
+        whole = await client.get(A)
+    assert (last.headers["stream-next-offset"], whole.text) == (offset_of(11), "0123456789!")
 
 
 @pytest.mark.parametrize(
