@@ -122,7 +122,7 @@ async def test_asking_again_and_asking_for_something_else() -> None:
 
 
 async def test_limits() -> None:
-    """A feed, all feeds and their number are bounded, and what is refused has left nothing behind."""
+    """A feed, all feeds, their number and memory are bounded, and what is refused has left nothing behind."""
     async with feeds(max_feeds=2, max_feed_bytes=2 * OVERHEAD + 10, max_feeds_bytes=3 * OVERHEAD + 10) as all_feeds:
         feed = await made(all_feeds, "a", b"12345")
         with pytest.raises(MessageTooLarge):
@@ -134,6 +134,10 @@ async def test_limits() -> None:
         with pytest.raises(Capacity):
             say(all_feeds, other, "x")
         await all_feeds.delete("", "a")
+        all_feeds.pressed = True
+        with pytest.raises(Capacity):
+            say(all_feeds, other, "x")
+        all_feeds.pressed = False
         assert say(all_feeds, other, "x") is Verdict.TAKEN
         assert (len(all_feeds), all_feeds.size) == (1, OVERHEAD + 1)
 

@@ -190,6 +190,8 @@ class Feeds:
         self._forgetting: set[asyncio.Task[None]] = set()
         self._size = 0
         self._over = False
+        self.pressed = False
+        """Whether memory is too short for more."""
 
     def __len__(self) -> int:
         return len(self._feeds)
@@ -393,6 +395,8 @@ class Feeds:
     def _check_room(self, size: int, content: Content, *, new: bool = False) -> None:
         if self._over:
             raise Draining(retry_after=1.0)
+        if self.pressed:
+            raise Capacity(retry_after=5.0)
         config = self._config
         more = content.size + OVERHEAD * len(content.bodies)
         if size + more > config.max_feed_bytes:

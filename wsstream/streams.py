@@ -546,7 +546,7 @@ class Streams:
 
     def press(self, pressed: bool) -> None:
         """Memory is short, or no longer: begin nothing, and read providers no further than viewers need."""
-        self.pressed = pressed
+        self.pressed = self.feeds.pressed = pressed
         for stream in self._running:
             stream.log.squeeze(pressed)
             if pressed and not stream.log.attachments:
