@@ -19,8 +19,8 @@ TRACEPARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)
 """The trace that the request at hand belongs to, as its header or hello has it (W3C Trace Context); not checked yet."""
 
 
-class StreamLike(Protocol):
-    """A stream as a connection sees it."""
+class LoggedLike(Protocol):
+    """Whatever has a log that can be followed."""
 
     @property
     def stream_id(self) -> str: ...
@@ -30,9 +30,14 @@ class StreamLike(Protocol):
 
     log: ChunkLog
     record: Any
-    digest: bytes | None
 
     def when_stored(self, tell: Callable[[], None]) -> None: ...
+
+
+class StreamLike(LoggedLike, Protocol):
+    """A stream as a wire sees it: `wsstream.streams.Stream`."""
+
+    digest: bytes | None
 
     def while_queued(self, tell: Callable[[int], None]) -> None: ...
 
@@ -49,7 +54,7 @@ class LogsLike(Protocol):
     def load(self, stream: Any) -> Future[Any] | None: ...
 
 
-class FeedLike(StreamLike, Protocol):
+class FeedLike(LoggedLike, Protocol):
     """A feed as a wire sees it: `wsstream.feeds.Feed`."""
 
     state: FeedState

@@ -41,7 +41,7 @@ from wsstream.errors import (
     WsstreamError,
 )
 from wsstream.messages import StreamStatus, explain
-from wsstream.wires.base import Gate, LogsLike, StreamLike, StreamsLike, Visitor
+from wsstream.wires.base import Gate, LoggedLike, LogsLike, StreamsLike, Visitor
 from wsstream.wires.reader import LogReader, Span, stored
 
 T = TypeVar("T")
@@ -351,7 +351,7 @@ class LogResponse(Response):
     def __init__(
         self,
         streams: LogsLike,
-        stream: StreamLike,
+        stream: LoggedLike,
         script: Script,
         after: int = 0,
         *,
@@ -438,14 +438,14 @@ async def write(send: Send, data: bytes, *, more: bool = True) -> None:
         raise ClientDisconnect from None
 
 
-async def loaded(streams: StreamsLike, stream: StreamLike) -> ChunkLog:
+async def loaded(streams: StreamsLike, stream: LoggedLike) -> ChunkLog:
     """The log of a stream with its chunks in memory, from the store where they are not; use it before waiting again."""
     while (loading := streams.load(stream)) is not None:
         await asyncio.shield(loading)
     return stream.log
 
 
-async def wait_outcome(call: Call, stream: StreamLike, after: int = 0) -> Outcome | None:
+async def wait_outcome(call: Call, stream: LoggedLike, after: int = 0) -> Outcome | None:
     """Follow a stream to its end for a response that tells it as a whole; None where the client has left before."""
     reader = LogReader(call.streams, stream, after)
     request = call.request

@@ -18,7 +18,7 @@ from wsstream.chunks import Kind, Outcome
 from wsstream.errors import StoreError
 from wsstream.flow import SendWindow
 from wsstream.messages import Rewind, StreamStatus, decode_body, read_rewind
-from wsstream.wires.base import LogsLike, StreamLike
+from wsstream.wires.base import LoggedLike, LogsLike
 
 WINDOW = 200
 """Chunks that one write may hold."""
@@ -109,7 +109,7 @@ class LogReader:
     def __init__(
         self,
         streams: LogsLike,
-        stream: StreamLike,
+        stream: LoggedLike,
         after: int = 0,
         *,
         window: int = WINDOW,
@@ -256,7 +256,7 @@ class LogReader:
             self._waiter.set_result(roused)
 
 
-async def stored(stream: StreamLike) -> None:
+async def stored(stream: LoggedLike) -> None:
     """Wait until a crash can no longer undo that ``stream`` has begun: before, nobody is to be told of it."""
     waiter: Future[None] = asyncio.get_running_loop().create_future()
 
