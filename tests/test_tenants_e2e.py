@@ -21,6 +21,7 @@ from tests.data.scripted import Scripted
 from tests.native import Closed, Message, Native, connected
 from wsstream.limits import Buckets
 from wsstream.server import Server
+from wsstream.wires.feeds import PREFIX
 
 KEY = "0123456789abcdef0123456789abcdef"
 ALICE, BOB, SHOP = "alice-token-0123456789", "bob-token-0123456789", "shop-token-0123456789"
@@ -185,8 +186,8 @@ async def test_every_address_of_a_stream_is_like_none(serve: Serve, scripted: Sc
         checked = 0
         queries = ("", "?offset=-1", "?offset=-1&live=sse", "?stream=true", "?starting_after=3&stream=true")
         for endpoint in [endpoint for wire in server.assembly.wires() for endpoint in wire]:
-            if "{" not in endpoint.path or "session_id" in endpoint.path or "{model" in endpoint.path:
-                continue
+            if "{" not in endpoint.path or re.search(r"session_id|{model|{name", endpoint.path):
+                continue  # those that are no stream's ids; names of feeds belong to their user, see below
             server.guard.lookups = Buckets(None, 1)  # which is tested elsewhere
             chat = "/ai/" in endpoint.path  # whose names are those of sessions
             for query in queries:
@@ -415,3 +416,18 @@ async def test_only_listed_pages_may_read_answers(serve: Serve) -> None:
     assert allowed.headers["access-control-allow-origin"] == page
     assert "access-control-allow-origin" not in {*foreign.headers, *refused.headers}
     assert "access-control-allow-credentials" not in {*listed.headers, *allowed.headers}
+
+
+async def test_a_name_of_a_feed_is_of_its_user(serve: Serve) -> None:
+    """What one user writes under a name, another cannot find or change, and may have a feed of their own by it."""
+    server = await serve(durable_writes="on")
+    async with tenant(server, ALICE), httpx2.AsyncClient(base_url=server.url) as client:
+        hers, his = ({"Authorization": f"Bearer {token}", "Content-Type": "text/plain"} for token in (ALICE, BOB))
+        path = PREFIX + "notes"
+        assert (await client.put(path, headers=hers, content="secret")).status_code == 201
+        for method in ("GET", "HEAD", "DELETE"):
+            assert (await client.request(method, path, headers=his)).status_code == 404
+        assert (await client.post(path, headers=his, content="x")).status_code == 404
+        assert (await client.put(path, headers=his, content="mine")).status_code == 201
+        assert (await client.get(path, headers=hers)).text == "secret"
+        assert (await client.get(path, headers={"Content-Type": "text/plain"})).status_code == 401
