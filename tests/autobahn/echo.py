@@ -21,6 +21,7 @@ from wsstream.config import Config
 from wsstream.connection import NativeConnection
 from wsstream.errors import CloseCode
 from wsstream.server import Server, serve
+from wsstream.wires.base import Visitor
 from wsstream.wires.native import Hub
 
 connection.MAX_FRAGMENTS = 70_000
@@ -30,7 +31,7 @@ connection.MAX_HELD_CONTROL = 64 * 1024 * 1024
 class Echo:
     """In place of the dialogue."""
 
-    session_id = user_id = round_trip = None
+    session_id = session_key = access = user_id = round_trip = None
     closing = False
     attachments: dict[str, Any] = {}  # noqa: RUF012
     messages_received = bytes_sent = 0
@@ -88,7 +89,7 @@ class EchoConnection(NativeConnection):
         """What the connections share."""
         return self._hub
 
-    def _open(self, request: Request) -> None:
+    def _open(self, request: Request, visitor: Visitor) -> None:
         self._dialogue = Echo(self)
 
     def _on_frame(self, frame: Frame) -> None:

@@ -18,6 +18,7 @@ from wsstream.proxies import TrustedProxies
 from wsstream.registry import Registry
 from wsstream.stores.memory import MemoryStore
 from wsstream.streams import Streams
+from wsstream.wires.base import OpenGate
 from wsstream.wires.native import Hub
 
 HANDSHAKE = (
@@ -100,7 +101,7 @@ class Frames:
             raise BadRequest("none")
 
         self._streams = Streams(settings, MemoryStore(), none)
-        self._hub = Hub(self._loop, settings.protocol(), self._streams, Registry(10))
+        self._hub = Hub(self._loop, settings.protocol(), OpenGate(self._streams), Registry(10))
 
     def __call__(self, data: bytes) -> None:
         self._loop.run_until_complete(self._feed(data))

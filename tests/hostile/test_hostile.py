@@ -214,7 +214,7 @@ async def bystander(server: ServerProcess, **hello: Any) -> AsyncIterator[Bystan
 async def test_each_attack_has_its_answer(spawn: Spawn, name: str) -> None:
     """The attack is answered as documented, the server lives, somebody else's answer flows on, the log stays short."""
     attack, expected = ATTACKS[name]
-    server = await spawn("--provider", "demo")
+    server = await spawn("--provider", "demo", "--log-level", "warning")
     async with bystander(server):
         assert await attack(server) == expected
     assert len(server.log) < 2000
