@@ -39,11 +39,6 @@ from wsstream.tickets import Tickets
 from wsstream.wires.base import StreamsLike, Visitor
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens there."""
-    return host == "localhost" or host.startswith("127.") or host in ("::1", "[::1]")
-
-
 class Guard:
     """The gate of a server: pages, credentials, tickets, and what each user may have."""
 
@@ -79,7 +74,7 @@ class Guard:
         self._anonymous = config.allow_anonymous or not found
         if host is None:
             check_exposure(config, identifies=bool(found))
-        at_home = not found and (host is not None or is_loopback(config.host))
+        at_home = not found and (host is not None or config.is_private)
         self.quotas = quotas = Quotas.of(config, at_home=at_home)
         names_checked = at_home and not config.trusted_proxies  # those pass on what browsers call the site
         self.origins = Origins(config.allowed_origins, names_checked=names_checked)
@@ -358,7 +353,7 @@ def check_exposure(config: Config, *, identifies: bool) -> None:
     Raises:
         ConfigError: it would not.
     """
-    if not identifies and not config.allow_anonymous and not is_loopback(config.host):
+    if not identifies and not config.allow_anonymous and not config.is_private:
         raise ConfigError(
             f"host {config.host} can be reached by others, and nobody is asked who they are: "
             "set --tokens-file, --jwt-key-file or --identity-hook (docs/security.md), or --allow-anonymous"
