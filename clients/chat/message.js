@@ -164,7 +164,7 @@ export class Answer {
 
   /** What the painter calls. */
   paint(until) {
-    this.#main.pace = this.running ? pace.lettersPerSecond : 0;
+    this.#main.pace = this.stream && !this.#stopped ? pace.lettersPerSecond : 0;
     const thought = this.#thoughts?.paint(until) ?? true;
     const all = this.#main.paint(until) && thought;
     this.stream?.rendered(this.#main.rendered);

@@ -38,6 +38,27 @@ describe("renderer", () => {
   });
   after(async () => { await browser?.close(); await server?.end(); });
 
+  test("At a pace, a word that comes after a pause is not shown at once.", async () => {
+    const lengths = await page.evaluate(async () => {
+      const { Renderer } = await import("/static/js/render/index.js");
+      const real = performance.now;
+      let now = 10_000;
+      performance.now = () => now;
+      try {
+        const element = document.createElement("div");
+        const renderer = Object.assign(new Renderer(element), { pace: 200 });
+        renderer.write("first ");
+        renderer.paint();
+        now += 5_000;
+        renderer.paint();
+        renderer.write("unbelievable");
+        return Array.from({ length: 4 }, () => { now += 16; renderer.paint(); return element.textContent.length; });
+      } finally { performance.now = real; }
+    });
+    assert.ok(lengths[0] > 6 && lengths[0] < 18, lengths.join(" "));
+    assert.equal(lengths.at(-1), 18);
+  });
+
   for (const [name, text] of Object.entries(DOCUMENTS)) {
     test(`The document is the same wherever the text was cut: ${name}.`, async () => {
       assert.deepEqual(await page.evaluate((text) => window.everyCut(text), text), []);
