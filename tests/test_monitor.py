@@ -50,6 +50,7 @@ class House:
         self.refusing = False
         self.dropped = 0
         self.shed_counts: list[int] = []
+        self.stopped = 0
 
     def refuse(self, refusing: bool) -> None:
         """Remember it."""
@@ -66,6 +67,10 @@ class House:
 
     def let_one_go_on(self) -> None:
         """Nothing waits."""
+
+    def stop_one(self) -> None:
+        """Remember it."""
+        self.stopped += 1
 
 
 @in_virtual_time
@@ -84,6 +89,7 @@ async def test_memory_is_read_judged_and_acted_upon(caplog: pytest.LogCaptureFix
         reader.share = 0.95
         await asyncio.sleep(4)
         assert (monitor.level, rooms.shed_counts, monitor.shed) == (Level.SHED, [10, 10], 20)
+        assert rooms.stopped > 5
         reader.share = 0.5
         await asyncio.sleep(1)
     assert (monitor.level, rooms.refusing) == (Level.FINE, False)
@@ -95,6 +101,24 @@ async def test_memory_is_read_judged_and_acted_upon(caplog: pytest.LogCaptureFix
         "memory is short",
         "memory eases",
     ]
+    monitor.close()
+
+
+@in_virtual_time
+async def test_memory_that_is_short_for_a_moment_ends_nothing() -> None:
+    """Answers that nobody follows are ended only where memory stays short, and no more of them when it does not."""
+    reader, rooms = Reader(), House()
+    monitor = Monitor(Ledger(list, "demo"), reader, Pressure(), rooms)
+    monitor.start()
+    reader.share = 0.87
+    await asyncio.sleep(2.5)
+    assert rooms.stopped == 0
+    await asyncio.sleep(2)
+    stopped = rooms.stopped
+    assert stopped > 0
+    reader.share = 0.5
+    await asyncio.sleep(5)
+    assert rooms.stopped == stopped
     monitor.close()
 
 

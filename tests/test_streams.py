@@ -889,6 +889,21 @@ async def test_orphans_wait_while_memory_is_short() -> None:
 
 
 @in_virtual_time
+async def test_orphans_are_ended_where_memory_stays_short() -> None:
+    """One at a time, the one that has waited longest first; one that somebody follows again is not."""
+    async with house(on_orphan="continue") as it:
+        streams = [await it.start(name) for name in ("first", "followed", "third")]
+        it.streams.press(True)
+        it.view(streams[1])
+        held = [stream for stream in streams if stream.log.paused]
+        assert len(held) == 2
+        for _ in range(3):
+            it.streams.stop_one_held()
+            await asyncio.sleep(0.1)
+        assert [stream.log.state for stream in streams] == ["interrupted", "running", "interrupted"]
+
+
+@in_virtual_time
 async def test_somebody_who_comes_need_not_wait_for_memory() -> None:
     """An orphan that waits goes on for a viewer, and is not forgotten afterwards."""
     async with house() as it:

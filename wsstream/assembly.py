@@ -275,6 +275,9 @@ class _House(NamedTuple):
     def let_one_go_on(self) -> None:
         self.streams.let_one_go_on()
 
+    def stop_one(self) -> None:
+        self.streams.stop_one_held()
+
 
 def default_provider(environ: Mapping[str, str]) -> str:
     """The provider where none is configured: a key says which one is wanted."""

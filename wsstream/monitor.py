@@ -21,6 +21,8 @@ LAG_EVERY = 0.1
 SAMPLE_EVERY = 1.0
 MEMORY_EVERY = 0.25
 """Seconds; in one of them, eager providers can fill a good part of a small memory."""
+STOP_AFTER = 12
+"""Looks that memory stays short before answers that nobody follows are ended, one at a look."""
 GIVE_BACK_EVERY = 8
 """Readings, while memory is short, after which what was freed is returned to the system: it does not go by itself."""
 
@@ -42,6 +44,9 @@ class House(Protocol):
 
     def let_one_go_on(self) -> None:
         """Let one thing go on that waits because memory was short, if there is any."""
+
+    def stop_one(self) -> None:
+        """End one of those instead: what they hold is what is missing."""
 
 
 class Monitor:
@@ -108,6 +113,8 @@ class Monitor:
         if level is Level.FINE:
             self._house.let_one_go_on()
         self._readings = self._readings + 1 if level is not Level.FINE else 0
+        if self._readings > STOP_AFTER:
+            self._house.stop_one()
         if self._readings % GIVE_BACK_EVERY == GIVE_BACK_EVERY - 1:
             give_back()
         count = self._pressure.to_shed(self._house.connections)

@@ -568,6 +568,15 @@ class Streams:
                 stream.log.go_on()
                 return
 
+    def stop_one_held(self) -> None:
+        """End the one that has waited longest because memory was short, and with it what it holds."""
+        while self._held:
+            stream = self._held.pop(0)
+            if stream.producer is not None and stream.log.paused and not stream.log.attachments:
+                logger.info("an orphan is stopped, as memory is short", extra={"stream_id": stream.stream_id})
+                stream.producer.cancel(Interrupted("Memory was short, and nobody was following the answer"))
+                return
+
     @property
     def running(self) -> Iterable[Stream]:
         """The streams that have not ended."""
