@@ -69,7 +69,8 @@ async def recovered(server: ServerProcess, chunks: int = 1000) -> None:
                 await wait_ready(server)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 async def test_never_more_than_it_may_have(spawn: Spawn, tmp_path: Path) -> None:
     """Three times its memory is asked of it by clients who read, beside clients who do not, and it stays within."""
     server = await spawn(
