@@ -360,6 +360,7 @@ class Feeds:
             epoch=secrets.token_urlsafe(8),
             model=None,
             created=time.time(),
+            owner=feed.state.user,
             note=_pack(feed.state),
         )
         feed.log = ChunkLog(feed.stream_id, feed.record.epoch, self._store, overhead=OVERHEAD)

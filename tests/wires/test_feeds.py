@@ -258,6 +258,24 @@ async def test_bad_names(serve: Serve, name: str) -> None:
         assert (await client.put(f"/v1/stream/{name}", headers=TEXT)).status_code == 400
 
 
+async def test_names_belong_to_users(serve: Serve, sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same name is another stream for another user, after a restart too, and a stranger has none."""
+    tokens = {"alice": "alice-token-0123456789", "bob": "bob-token-0123456789"}
+    monkeypatch.setenv("WSSTREAM_TOKENS", "[users]\n" + "".join(f'{user} = "{tokens[user]}"\n' for user in tokens))
+    alice, bob = ({"Authorization": f"Bearer {token}"} for token in tokens.values())
+    first = await serve(store=sqlite)
+    async with browsing(first) as client:
+        await client.put(A, headers={**TEXT, **alice}, content="hers")
+        assert (await client.get(A, headers=bob)).status_code == 404
+        assert (await client.put("/v1/stream/f", headers={"Stream-Forked-From": A, **bob})).status_code == 404
+        await client.put(A, headers={**TEXT, **bob}, content="his")
+        assert (await client.get(A)).status_code == 401
+    await first.stop()
+    async with browsing(await serve(store=sqlite)) as client:
+        assert (await client.delete(A, headers=bob)).status_code == 204
+        assert (await client.get(A, headers=alice)).text == "hers"
+
+
 async def test_nobodys_page(serve: Serve) -> None:
     """A page that a client has written runs nothing here, and no page of another origin is let in."""
     async with browsing(await serve()) as client:
