@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wsstream.wires.base import Gate
-from wsstream.wires.http import MAX_CALLS, Endpoint, routes
+from wsstream.wires.http import MAX_CALLS, SENT_HEADERS, TOLD_HEADERS, Endpoint, routes
 
 PAGE_HEADERS = {
     # Only what this origin serves runs or loads, and nothing may frame it.
@@ -91,8 +91,9 @@ def make_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(pages),
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "Idempotency-Key"],
+            allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
+            allow_headers=SENT_HEADERS,
+            expose_headers=TOLD_HEADERS,
         )
     return app
 

@@ -13,7 +13,9 @@ cp "$here/package.json" "$here"/*.mjs "$scratch"
 node="$scratch/node_modules/node/bin/node"
 [ -x "$node" ] || node=node
 
-"$python" -m wsstream --port 0 --provider demo --store "${WSSTREAM_STORE:-memory:}" --log-level error >"$scratch/server.txt" &
+# The Durable Streams suite asks as a page of that origin.
+"$python" -m wsstream --port 0 --provider demo --store "${WSSTREAM_STORE:-memory:}" --log-level error \
+    --allowed-origins https://example.com >"$scratch/server.txt" &
 server=$!
 trap 'kill $server 2>/dev/null || true' EXIT
 tries=0

@@ -277,15 +277,27 @@ async def test_names_belong_to_users(serve: Serve, sqlite: str, monkeypatch: pyt
 
 
 async def test_nobodys_page(serve: Serve) -> None:
-    """A page that a client has written runs nothing here, and no page of another origin is let in."""
+    """A page that a client has written runs nothing here."""
     async with browsing(await serve()) as client:
         await client.put(A, headers={"Content-Type": "text/html"}, content="<script>alert(1)</script>")
         page = await client.get(A)
-        asked = await client.request("OPTIONS", A)
     assert page.headers["content-security-policy"] == "default-src 'none'; sandbox"
     assert page.headers["x-content-type-options"] == "nosniff"
-    assert "if-none-match" in asked.headers["access-control-allow-headers"].lower()
-    assert "access-control-allow-origin" not in asked.headers
+
+
+async def test_pages_of_other_origins(serve: Serve) -> None:
+    """One that is listed may write streams and read where they end; another may not even ask."""
+    page = "https://chat.example"
+    asked = {"Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "if-none-match, stream-ttl"}
+    async with browsing(await serve(allowed_origins=page)) as client:
+        allowed = await client.request("OPTIONS", A, headers={"Origin": page, **asked})
+        made = await client.put(A, headers={"Origin": page, **TEXT})
+        foreign = await client.put("/v1/stream/b", headers={"Origin": "https://evil.example", **TEXT})
+    assert allowed.status_code == 200
+    assert "stream-ttl" in allowed.headers["access-control-allow-headers"].lower()
+    assert made.headers["access-control-allow-origin"] == page
+    assert "stream-next-offset" in made.headers["access-control-expose-headers"].lower()
+    assert foreign.status_code == 403
 
 
 def test_lines_that_begin_with_a_space() -> None:

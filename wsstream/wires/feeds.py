@@ -53,10 +53,6 @@ _DIGITS = re.compile(r"[0-9]{1,16}")
 _TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(\s*;[\x20-\x7e]*)?", re.ASCII)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)")
 _LINE = re.compile(rb"\r\n|\r|\n")
-_HEADERS = (
-    "Content-Type, If-None-Match, Stream-TTL, Stream-Expires-At, Stream-Closed, Stream-Seq, Stream-Forked-From, "
-    "Stream-Fork-Offset, Stream-Fork-Sub-Offset, Producer-Id, Producer-Epoch, Producer-Seq"
-)
 
 
 def offset_of(chunk_id: int) -> str:
@@ -338,11 +334,6 @@ class FeedWire:
         await self._feeds.delete(call.streams.user, name_of(call))
         return Response(status_code=204, headers=SAFE)
 
-    async def options(self, call: Call) -> Response:
-        """``OPTIONS``: what may be sent. Which pages may is not said here."""
-        methods = {"Access-Control-Allow-Methods": "GET, HEAD, PUT, POST, DELETE"}
-        return Response(status_code=204, headers={**SAFE, **methods, "Access-Control-Allow-Headers": _HEADERS})
-
     # -- reading
 
     async def read(self, call: Call) -> Response:
@@ -428,7 +419,7 @@ def endpoints(config: Config, feeds: FeedsLike) -> list[Endpoint]:
     """The wire's addresses; those that write only where that is wanted."""
     wire = FeedWire(config, feeds)
     path = PREFIX + "{name:path}"
-    handlers = {"GET": wire.read, "OPTIONS": wire.options}
+    handlers = {"GET": wire.read}
     if config.may_write_feeds:
         handlers |= {"PUT": wire.create, "POST": wire.append, "DELETE": wire.delete}
     return [Endpoint(method, path, handler, refuse) for method, handler in handlers.items()]

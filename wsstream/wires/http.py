@@ -65,6 +65,19 @@ STREAM_HEADERS = {
     "Vary": "Origin, Authorization, Cookie, Last-Event-ID",
 }
 """Nothing on the way may keep, change or hold back a stream."""
+SENT_HEADERS = (
+    *("Authorization", "Content-Type", "Last-Event-ID", "Idempotency-Key", "If-None-Match"),
+    *("Stream-TTL", "Stream-Expires-At", "Stream-Closed", "Stream-Seq"),
+    *("Stream-Forked-From", "Stream-Fork-Offset", "Stream-Fork-Sub-Offset"),
+    *("Producer-Id", "Producer-Epoch", "Producer-Seq"),
+)
+"""What a page of another origin that may speak to this server may send, beyond what every page may."""
+TOLD_HEADERS = (
+    *("ETag", "Location", "Retry-After", "Stream-Next-Offset", "Stream-Cursor", "Stream-Up-To-Date", "Stream-Closed"),
+    *("Stream-TTL", "Stream-Expires-At", "Stream-SSE-Data-Encoding"),
+    *("Producer-Epoch", "Producer-Seq", "Producer-Expected-Seq", "Producer-Received-Seq"),
+)
+"""And what it may read of an answer."""
 DATA_HEADERS = {"Cache-Control": "no-store", "Vary": "Origin, Authorization, Cookie"}
 
 
