@@ -13,6 +13,7 @@ from tests.data.scripted import Scripted
 from tests.native import connected
 from wsstream.chunks import Finish, Usage
 from wsstream.errors import ContentFiltered
+from wsstream.ledger import Ledger
 from wsstream.server import Server
 from wsstream.tracing import Tracer, make_tracer
 
@@ -33,6 +34,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     provider = sdk.TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "get_tracer", lambda name: provider.get_tracer(name))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
     yield exporter.get_finished_spans
     provider.shutdown()
 
@@ -127,8 +129,15 @@ async def test_a_failed_answer(serve: Serve, scripted: Scripted, spans: Any) -> 
     assert not span.status.is_ok
 
 
+@pytest.mark.usefixtures("spans")
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then there are no traces, and nothing is missed."""
     assert isinstance(make_tracer("demo"), Tracer)
     monkeypatch.setitem(sys.modules, "opentelemetry.trace", None)
     assert make_tracer("demo") is None
+
+
+async def test_nobody_is_told_where_nobody_listens(serve: Serve) -> None:
+    """Where the package is there, but was told of no place to send spans to, none are made."""
+    server = await serve(provider=SCRIPTED)
+    assert [type(watcher) for watcher in server.streams.watchers] == [Ledger]

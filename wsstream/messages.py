@@ -563,13 +563,12 @@ _KIND_SUFFIX = [b'"}', *(b'","kind":"%b"}' % kind.wire.encode() for kind in Kind
 class ChunkWriter:
     """Writes the chunk messages of one stream from ready-made bodies."""
 
-    __slots__ = ("_batch", "_chunk", "_rewind")
+    __slots__ = ("_chunk", "_name")
 
     def __init__(self, stream_id: str) -> None:
-        name = encode(stream_id)
-        self._chunk = b'{"type":"content_chunk","stream_id":%b,"chunk_id":' % name
-        self._batch = b'{"type":"chunk_batch","stream_id":%b,"first_chunk_id":' % name
-        self._rewind = b'{"type":"stream_rewind","stream_id":%b,"chunk_id":' % name
+        self._name = encode(stream_id)
+        # The beginning of nearly every message; those of others are not worth the memory.
+        self._chunk = b'{"type":"content_chunk","stream_id":%b,"chunk_id":' % self._name
 
     @property
     def overhead(self) -> int:
@@ -581,13 +580,13 @@ class ChunkWriter:
         if not kind:
             return b'%b%d,"content":"%b"}' % (self._chunk, chunk_id, body)
         if kind == Kind.REWIND:
-            return b"%b%d,%b}" % (self._rewind, chunk_id, body)
+            return b'{"type":"stream_rewind","stream_id":%b,"chunk_id":%d,%b}' % (self._name, chunk_id, body)
         return b'%b%d,"content":"%b%b' % (self._chunk, chunk_id, body, _KIND_SUFFIX[kind])
 
     def batch(self, first: int, last: int, body: bytes, kind: int) -> bytes:
         """One `chunk_batch` of the chunks ``first`` to ``last``, whose bodies make ``body`` end to end."""
-        return b'%b%d,"last_chunk_id":%d,"content":"%b%b' % (
-            self._batch,
+        return b'{"type":"chunk_batch","stream_id":%b,"first_chunk_id":%d,"last_chunk_id":%d,"content":"%b%b' % (
+            self._name,
             first,
             last,
             body,

@@ -70,6 +70,7 @@ class Stream:
     """One answer."""
 
     __slots__ = (
+        "_keeper",
         "_unbegun",
         "_untold",
         "begin_running",
@@ -85,7 +86,8 @@ class Stream:
         "unsent",
     )
 
-    def __init__(self, record: StreamRecord, log: ChunkLog, policy: OrphanPolicy) -> None:
+    def __init__(self, record: StreamRecord, log: ChunkLog, policy: OrphanPolicy, keeper: Streams) -> None:
+        self._keeper = keeper
         self.record = record
         self.log = log
         self.policy = policy
@@ -102,7 +104,27 @@ class Stream:
         self.place = 0
         """The last place in the queue that viewers were told."""
         self._untold: list[Callable[[], None]] | None = None
-        self._unbegun: list[Callable[[int], None]] = []
+        self._unbegun: list[Callable[[int], None]] | None = None
+
+    # -- what its log and its task tell: bound methods, as a closure for each would take four times their memory
+
+    def on_deserted(self) -> None:
+        """Its last viewer has left."""
+        self._keeper.on_deserted(self)
+
+    def on_ending(self, outcome: Outcome) -> None:
+        """Its outcome is known, and about to be stored."""
+        self._keeper.on_ending(self, outcome)
+
+    def on_finished(self, log: ChunkLog) -> None:
+        """Its outcome is stored."""
+        self._keeper.on_finished(self, log)
+
+    def on_task_over(self, _task: asyncio.Task[None]) -> None:
+        """Its producer is done."""
+        self._keeper.on_ended(self)
+
+    # -- its life
 
     def begin(self, store: Store) -> None:
         """Have a store begin the log."""
@@ -125,21 +147,21 @@ class Stream:
     def while_queued(self, tell: Callable[[int], None]) -> None:
         """Call ``tell`` with the place in the queue, now and when it changes; 0 when it waits no longer."""
         if self.place:
-            self._unbegun.append(tell)
+            self._unbegun = [*(self._unbegun or ()), tell]
         tell(self.place)
 
     def forget_queue(self, tell: Callable[[int], None]) -> None:
         """Whoever wanted to know the place has left."""
-        if tell in self._unbegun:
+        if self._unbegun is not None and tell in self._unbegun:
             self._unbegun.remove(tell)
 
     def tell_place(self, place: int) -> None:
         """Its place in the queue is ``place`` now; 0 is none."""
         if place != self.place:
             self.place = place
-            waiting = list(self._unbegun)
+            waiting = list(self._unbegun or ())
             if not place:
-                self._unbegun.clear()
+                self._unbegun = None
             for tell in waiting:
                 tell(place)
 
@@ -267,7 +289,7 @@ class Streams:
             record = summary.record
             overhead = ChunkWriter(record.stream_id).overhead
             log = ChunkLog.ended(record.stream_id, record.epoch, self._store, summary.outcome, overhead=overhead)
-            self._enter(Stream(record, log, Continue()))
+            self._enter(Stream(record, log, Continue(), self))
             self._kept.put(record.stream_id, summary.size, age=max(0.0, time.time() - summary.ended))
 
     # -- starting
@@ -380,13 +402,17 @@ class Streams:
             overhead=ChunkWriter(record.stream_id).overhead,
             high=self._config.high_water,
             low=self._config.low_water,
-            on_deserted=lambda: self._on_deserted(stream),
-            on_ending=lambda outcome: self._messages.end(record, log.whole_text(), outcome),
         )
-        stream = Stream(record, log, policy)
+        stream = Stream(record, log, policy, self)
+        log.on_deserted = stream.on_deserted
+        log.on_ending = stream.on_ending
         stream.begin(self._store)
         self._enter(stream)
         return stream
+
+    def on_ending(self, stream: Stream, outcome: Outcome) -> None:
+        """Its outcome is known, and about to be stored."""
+        self._messages.end(stream.record, stream.log.whole_text(), outcome)
 
     def _enter(self, stream: Stream) -> None:
         record = stream.record
@@ -401,8 +427,8 @@ class Streams:
         self._idle.clear()
         stream.producer = Producer(target, request, stream.log, self._limits, plan)
         stream.task = stream.producer.start()
-        stream.task.add_done_callback(lambda _: self._on_ended(stream))
-        stream.log.when_finished(lambda log: self._on_finished(stream, log))
+        stream.task.add_done_callback(stream.on_task_over)
+        stream.log.when_finished(stream.on_finished)
 
     # -- waiting for a place
 
@@ -466,7 +492,7 @@ class Streams:
         if self._queue.remove(stream):
             stream.begin_running = None
             self._stop_orphan_timer(stream)
-            stream.log.when_finished(lambda log: self._on_finished(stream, log))
+            stream.log.when_finished(stream.on_finished)
             stream.log.finish(outcome)
             stream.tell_place(0)
             self._tell_places_soon()
@@ -651,7 +677,8 @@ class Streams:
             receipt = Receipt(generated_chunks=0, delivered_chunk_id=0)
             self._dismiss(stream, Outcome(StreamState.CANCELLED, 0, finish_reason="cancelled", receipt=receipt))
 
-    def _on_deserted(self, stream: Stream) -> None:
+    def on_deserted(self, stream: Stream) -> None:
+        """Nobody follows ``stream`` any more: its policy says what becomes of it."""
         if self._all_read is not None and not self._followed():
             self._all_read.set()
         if stream.log.outcome is not None:
@@ -691,7 +718,7 @@ class Streams:
 
     # -- ending
 
-    def _on_ended(self, stream: Stream) -> None:
+    def on_ended(self, stream: Stream) -> None:
         """The producer's task is over; the outcome may still wait for its commit."""
         self._running.discard(stream)
         if stream.producer is not None:
@@ -707,7 +734,8 @@ class Streams:
         if not self._running:
             self._idle.set()
 
-    def _on_finished(self, stream: Stream, log: ChunkLog) -> None:
+    def on_finished(self, stream: Stream, log: ChunkLog) -> None:
+        """The outcome of ``stream`` is stored."""
         for watcher in self.watchers:
             watcher.on_ended(stream)
         if log.outcome is not None and stream.stream_id in self._streams:

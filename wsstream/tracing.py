@@ -21,11 +21,13 @@ MAX_TRACEPARENT = 128
 
 
 def make_tracer(default_provider: str) -> Tracer | None:
-    """The watcher that makes spans; None without the package."""
+    """The watcher that makes spans; None without the package, and where nobody has set it up to send them anywhere."""
     try:
         import opentelemetry.trace as api
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
     except ImportError:
+        return None
+    if isinstance(api.get_tracer_provider(), api.ProxyTracerProvider):
         return None
     return Tracer(api, TraceContextTextMapPropagator(), default_provider)
 

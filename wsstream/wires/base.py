@@ -119,6 +119,9 @@ class StreamsLike(LogsLike, Protocol):
     def delete_session(self, session_id: str) -> None: ...
 
 
+_KEPT = ("origin", "host", "cookie", "user-agent")
+
+
 class Visitor(NamedTuple):
     """Somebody who wants to come in: what is known of them before they are."""
 
@@ -128,6 +131,12 @@ class Visitor(NamedTuple):
     """The address of the peer, or of whom a trusted proxy names."""
     token: str | None = None
     """From a hello. Credentials are never read from a URL."""
+
+    def settled(self) -> Visitor:
+        """What is kept of somebody who is in: where a page has sent them, enough to ask again with another token."""
+        if "origin" not in self.headers:
+            return Visitor({}, self.remote)
+        return Visitor({name: self.headers[name] for name in _KEPT if name in self.headers}, self.remote)
 
 
 class Gate(Protocol):

@@ -169,8 +169,8 @@ class Dialogue:
         self._streams: StreamsLike  # once it is known who asks
         self.access: StreamsLike | None = None
         self._deciding: asyncio.Task[None] | None = None
-        self._early: list[bytes] = []
-        self._early_events: list[m.ClientMessage] = []
+        self._early: list[bytes] | None = None
+        self._early_events: list[m.ClientMessage] | None = None
         self._batch = batch
         self._ready: list[Attachment] = []
         self._control: list[bytes] = []
@@ -181,8 +181,8 @@ class Dialogue:
         self._measured: tuple[SendWindow, int, float] | None = None
         self._question: asyncio.Task[None] | None = None
         self._unpaused: Future[None] | None = None
-        self._stalled: dict[str, tuple[int, float]] = {}
-        self._queued: dict[str, tuple[StreamLike, Callable[[int], None]]] = {}
+        self._stalled: dict[str, tuple[int, float]] | None = None
+        self._queued: dict[str, tuple[StreamLike, Callable[[int], None]]] | None = None
         self.core = ServerProtocol(hub.settings, time.monotonic(), batch=batch)
         self.attachments: dict[str, Attachment] = {}
         self.bytes_sent = 0
@@ -245,7 +245,7 @@ class Dialogue:
                 self._end_measure(*self._measured)
             return
         if self._deciding is not None:  # what came in one message with the hello
-            self._early_events.append(event)
+            self._early_events = [*(self._early_events or ()), event]
             return
         try:
             _HANDLERS[type(event)](self, self.core, event)
@@ -300,6 +300,7 @@ class Dialogue:
         self._streams = self.access = streams = await self._hub.gate.enter(self._visitor._replace(token=hello.token))
         if self._over or core.close is not None:
             return
+        self._visitor = self._visitor.settled()
         self.session_id = hello.session_id or "ses_" + secrets.token_urlsafe(16)
         self.user_id = streams.user or hello.user_id
         self._hub.registry.join(self._line, streams.user)
@@ -331,16 +332,17 @@ class Dialogue:
             core.tell_renewed(self._note_expiry(core, streams))
 
     def _keep_early(self, data: bytes) -> None:
-        self._early.append(data)
-        if sum(map(len, self._early)) > MAX_EARLY or len(self._early) > self._hub.settings.message_burst:
+        early = self._early = self._early or []
+        early.append(data)
+        if sum(map(len, early)) > MAX_EARLY or len(early) > self._hub.settings.message_burst:
             self.close(CloseCode.TOO_SLOW, "too many messages before an answer")
 
     def _read_early(self) -> None:
         """What came meanwhile, in its order; another decision may have to be waited for in between."""
-        events, self._early_events = self._early_events, []
+        events, self._early_events = self._early_events or (), None
         for event in events:
             self._on_event(event)
-        early, self._early = self._early, []
+        early, self._early = self._early or (), None
         for data in early:
             self.messages_received -= 1
             self.receive(data)
@@ -378,7 +380,7 @@ class Dialogue:
             if place:
                 self._say_queued(core, request_id, stream, place)
             else:
-                self._queued.pop(stream.stream_id, None)
+                (self._queued or {}).pop(stream.stream_id, None)
                 self._say_started(core, request_id, stream, window)
 
         self._watch_queue(stream, tell)
@@ -386,10 +388,11 @@ class Dialogue:
     def _watch_queue(self, stream: StreamLike, tell: Callable[[int], None]) -> None:
         if self._over:
             return
-        known = self._queued.get(stream.stream_id)
+        queued = self._queued = self._queued or {}
+        known = queued.get(stream.stream_id)
         if known is not None:
             known[0].forget_queue(known[1])
-        self._queued[stream.stream_id] = (stream, tell)
+        queued[stream.stream_id] = (stream, tell)
         stream.while_queued(tell)
 
     def _say_queued(self, core: ServerProtocol, request_id: str, stream: StreamLike, place: int) -> None:
@@ -750,7 +753,7 @@ class Dialogue:
         self._let_go()
         self._ready.clear()
         self._control.clear()
-        self._early.clear()
+        self._early = None
         for task in (self._question, self._deciding):
             if task is not None:
                 task.cancel()
@@ -758,9 +761,9 @@ class Dialogue:
     def _let_go(self) -> None:
         for attachment in list(self.attachments.values()):
             self._detach(attachment)
-        for stream, tell in self._queued.values():
+        for stream, tell in (self._queued or {}).values():
             stream.forget_queue(tell)
-        self._queued.clear()
+        self._queued = None
 
     def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None:
         """Announce the end of this server."""
@@ -793,13 +796,14 @@ class Dialogue:
 
     def _check_stalls(self, now: float, patience: float) -> None:
         """Close where a viewer renders nothing of what it was sent: heartbeats prove a browser, not a reader."""
-        before, self._stalled = self._stalled, {}
+        before = self._stalled or {}
+        stalled = self._stalled = {}
         for stream_id, attachment in self.attachments.items():
             window = attachment.window
             acked, since = before.get(stream_id, (-1, now))
             if acked != window.acked or not window.in_flight:
                 since = now
-            self._stalled[stream_id] = (window.acked, since)
+            stalled[stream_id] = (window.acked, since)
             if now - since >= patience:
                 self._hub.registry.rejections.count(Reason.SLOW)
                 self.close(CloseCode.TOO_SLOW, "nothing was acknowledged in time")
