@@ -94,6 +94,7 @@ class Assembly:
         self.streams = self.guard.streams = Streams(
             self.config, self.store, self.provider, self._on_failure, self.rejections
         )
+        self._appoint_watchers()  # before the first answer goes on
         try:
             self._check_fallback()
             await self.streams.open()
@@ -106,12 +107,14 @@ class Assembly:
         self._watch()
         self._patrol.begin()
 
-    def _watch(self) -> None:
-        """Have somebody look at all this, who changes nothing but where memory is short."""
-        config = self.config
+    def _appoint_watchers(self) -> None:
         self.ledger = Ledger(lambda: self.streams.running, self.default_provider)
         tracer = make_tracer(self.default_provider)
         self.streams.watchers = [self.ledger] if tracer is None else [self.ledger, tracer]
+
+    def _watch(self) -> None:
+        """Have somebody look at all this, who changes nothing but where memory is short."""
+        config = self.config
         reader = MemoryReader(config.memory_limit, self.registry.__len__)
         pressure = Pressure(config.memory_refuse_at, config.memory_shed_at)
         self.monitor = Monitor(self.ledger, reader, pressure, _House(self.registry, self.streams))

@@ -392,6 +392,11 @@ class ChunkLog:
         self.totals = array("Q", accumulate(weights, initial=0))
         self.loaded = True
 
+    def go_on_from(self, bodies: Sequence[bytes], kinds: bytes) -> None:
+        """The chunks of a process before this one, behind which more are to come; its viewers have seen them."""
+        self.fill(bodies, kinds)
+        self.tail = self._reached = len(self)
+
     def empty(self) -> None:
         """Leave the chunks to the store again; nobody is attached."""
         self._data = bytearray()

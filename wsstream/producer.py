@@ -96,6 +96,7 @@ class Producer:
 
     __slots__ = (
         "_begun",
+        "_behind",
         "_cancelled_at",
         "_first_at",
         "_intake",
@@ -130,8 +131,21 @@ class Producer:
         log: ChunkLog,
         limits: Limits,
         plan: Plan = PLAIN,
+        *,
+        age: float = 0.0,
+        tries: int = 0,
     ) -> None:
-        """``request`` may still have to be prepared: the conversation so far is read from the store."""
+        """A producer that is to be started. Where ``log`` holds something already, it goes on behind that.
+
+        Args:
+            provider: whom to ask.
+            request: may still have to be prepared: the conversation so far is read from the store.
+            log: where the answer goes.
+            limits: what it may take.
+            plan: what it is to be like.
+            age: seconds since it was asked for, in processes before this one.
+            tries: how often it was begun there.
+        """
         self._target = self._primary = provider if isinstance(provider, Target) else Target(provider)
         self._targets = list(plan.fallbacks)
         self._plan = plan
@@ -139,7 +153,9 @@ class Producer:
         self._log = log
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self._started = self._progress_at = time.monotonic()
+        self._progress_at = time.monotonic()
+        self._started = self._progress_at - age
+        self._behind = len(log)
         self._first_at: float | None = None
         self._intake = Intake(log, limits, self.cancel, shaper=plan.shaper())
         self._open = True
@@ -152,11 +168,11 @@ class Producer:
         self._merged = 0
         self._begun = False
         self._task: asyncio.Task[None] | None = None
-        self.retries = 0
+        self.retries = tries
         """Tries after the first."""
         self.dropped = 0
         """Deltas that were generated and that nobody will see."""
-        self._timer = self._loop.call_at(self._due(self._started), self._on_timer)
+        self._timer = self._loop.call_at(self._due(self._progress_at), self._on_timer)
 
     def start(self) -> asyncio.Task[None]:
         """Begin. The task never raises; how it ended is in the log."""
@@ -209,7 +225,7 @@ class Producer:
         """
         if not isinstance(self._request, ChatRequest):
             self._request = await self._request()
-        asked = self._request_to(self._target, self._request)
+        asked = self._begin_try(self._request) if self._behind else self._request_to(self._target, self._request)
         while True:
             try:
                 return await self._try(asked)
@@ -316,7 +332,7 @@ class Producer:
         policy = self._plan.on_interrupt
         if policy is OnInterrupt.FAIL or self._log.holds(Kind.TOOL_CALL, Kind.DATA):
             return False  # somebody may have done already what a tool call asks for
-        return policy is OnInterrupt.RESTART or _continues(target.provider) or not self._log.parts()
+        return policy is OnInterrupt.RESTART or continues(target.provider) or not self._log.parts()
 
     async def _back_off(self, failure: StreamFailure, delay: float) -> None:
         self._say(status_of(failure), f"{_words(failure)}; it is asked again", round(delay, 3))
@@ -330,7 +346,7 @@ class Producer:
         parts = [Part(*part) for part in self._log.parts()]
         splice: Splice | None = None
         asked = self._request_to(self._target, request)
-        if parts and _continues(self._target.provider):
+        if parts and continues(self._target.provider):
             text = "".join([part.text for part in parts])
             asked = msgspec.structs.replace(asked, prefix=text)
             splice = Continuation(text)
@@ -447,13 +463,19 @@ class Producer:
         return Outcome(
             state=state,
             final_chunk_id=len(self._log),
-            ttft_ms=None if self._first_at is None else round((self._first_at - self._started) * 1000, 3),
+            ttft_ms=self._ttft_ms(),
             elapsed_seconds=round(elapsed, 6),
             tokens_per_second=round(tokens / elapsed, 3) if elapsed > 0 else 0.0,
             retry_count=self.retries,
             model=self._model(),
             **rest,
         )
+
+    def _ttft_ms(self) -> float | None:
+        """Milliseconds to the first chunk; None where there is none, or where another process had it."""
+        if self._first_at is None or self._behind:
+            return None
+        return round((self._first_at - self._started) * 1000, 3)
 
     def _model(self) -> str | None:
         """The model that answered, as far as anybody has named it."""
@@ -470,7 +492,8 @@ def _words(failure: StreamFailure) -> str:
     return str(failure).rstrip(".")
 
 
-def _continues(provider: Provider) -> bool:
+def continues(provider: Provider) -> bool:
+    """Whether it can be asked to go on behind a text."""
     return getattr(provider, "continues", False) is True
 
 
@@ -485,4 +508,5 @@ __all__ = [
     "Prepare",
     "Producer",
     "Target",
+    "continues",
 ]

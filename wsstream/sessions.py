@@ -9,8 +9,11 @@ from collections.abc import Awaitable, Callable
 
 from wsstream.chunklog import ChunkLog
 from wsstream.chunks import ChatMessage, Outcome, Receipt, StreamState
+from wsstream.errors import Interrupted
 from wsstream.messages import ChatRequested, HistoryMessage, text_of
 from wsstream.stores.base import Store, StoredLog, StoredMessage, StreamRecord
+
+RESTARTED = "The server was restarted"
 
 Conversation = Callable[[], Awaitable[list[ChatMessage]]]
 
@@ -41,8 +44,25 @@ class Sessions:
         async def conversation() -> list[ChatMessage]:
             if asked.messages is not None:
                 return asked.messages
-            said = [ChatMessage(message.role, message.content) for message in await earlier if message.content]
-            return [*said, new]
+            return [*_said(await earlier), new]
+
+        return conversation
+
+    def again(self, record: StreamRecord, messages: list[ChatMessage] | None) -> Conversation:
+        """As `begin`, of a request that was noted before: what was said up to its answer, or ``messages``.
+
+        What waits for it raises:
+            Interrupted: the session is gone.
+        """
+
+        async def conversation() -> list[ChatMessage]:
+            if messages is not None:
+                return messages
+            stored = await self._store.history(record.session_key)
+            place = next((n for n, message in enumerate(stored) if message.stream_id == record.stream_id), 0)
+            if not place:
+                raise Interrupted(RESTARTED)
+            return _said(stored[:place])
 
         return conversation
 
@@ -99,13 +119,17 @@ def end_of_interrupted(record: StreamRecord, cancelled: bool, log: StoredLog) ->
             StreamState.INTERRUPTED,
             size,
             error_type="interrupted",
-            message="The server was restarted",
+            message=RESTARTED,
             recoverable=True,
             elapsed_seconds=max(0.0, round(time.time() - record.created, 3)),
         )
     if record.note:
         return outcome, None  # it is no answer
     return outcome, answer_message(record, text_of(log.bodies, log.kinds), complete=False, outcome=outcome)
+
+
+def _said(messages: list[StoredMessage]) -> list[ChatMessage]:
+    return [ChatMessage(message.role, message.content) for message in messages if message.content]
 
 
 def _shown(message: StoredMessage, running: Callable[[str], ChunkLog | None]) -> HistoryMessage:

@@ -36,11 +36,12 @@ from wsstream.feeds import Feeds
 from wsstream.flow import SendWindow
 from wsstream.messages import ChatConfig, ChatRequested, ChunkWriter, HistoryMessage, digest_of
 from wsstream.orphans import Continue, OrphanPolicy, Pause, StopAfter, StopAfterChunks, parse_policy
-from wsstream.producer import Limits, Plan, Prepare, Producer, Target
+from wsstream.producer import Limits, Plan, Prepare, Producer, Target, continues
 from wsstream.providers.base import Provider
 from wsstream.recovery import NO_CALLBACKS, OnFailure, OnInterrupt, RetryPolicy
 from wsstream.rejections import Reason, Rejections
-from wsstream.sessions import Sessions, end_of_interrupted
+from wsstream.restarts import Again, Survival, settled, unpack
+from wsstream.sessions import RESTARTED, Conversation, Sessions, end_of_interrupted
 from wsstream.shelf import Shelf
 from wsstream.stores.base import Store, StoredLog, StreamRecord
 from wsstream.waiting import WaitingRoom
@@ -185,7 +186,7 @@ class Watcher(Protocol):
     """Somebody who is told what becomes of streams, and changes nothing."""
 
     def on_started(self, stream: Stream, asked: ChatRequested) -> None:
-        """A new answer begins; in the context of whoever asked."""
+        """An answer begins, in the context of whoever asked; or goes on, that another process has begun."""
 
     def on_ended(self, stream: Stream) -> None:
         """Its outcome is stored, and in its log."""
@@ -274,15 +275,16 @@ class Streams:
         limit = config.max_retained_bytes if store.durable else config.max_memory_bytes
         self._kept = Shelf(config.retention, config.max_retained, limit, self._forget)
         self._in_memory = Shelf(None, config.max_retained, config.max_memory_bytes, self._unload)
+        self._survival = Survival(config.durability, config.max_stream_seconds)
         store.on_failure = self._on_store_failure
 
     async def open(self) -> None:
-        """Take over what the store has kept. Streams that were running when their process died have an end now.
+        """Take over what the store has kept. Streams that were running when their process died have an end now, or run.
 
         Raises:
             StoreError: the store cannot be used.
         """
-        summaries = await self._store.open(end_of_interrupted)
+        summaries = await self._store.open(self._survival.decide)
         self.feeds.take_over([summary for summary in summaries if summary.record.note])
         answers = [summary for summary in summaries if not summary.record.note]
         for summary in sorted(answers, key=lambda summary: summary.ended):
@@ -291,6 +293,39 @@ class Streams:
             log = ChunkLog.ended(record.stream_id, record.epoch, self._store, summary.outcome, overhead=overhead)
             self._enter(Stream(record, log, Continue(), self))
             self._kept.put(record.stream_id, summary.size, age=max(0.0, time.time() - summary.ended))
+        for stored in sorted(self._store.take_running(), key=lambda stored: stored.record.created):
+            self._go_on(stored)
+
+    def _go_on(self, stored: StoredLog) -> None:
+        """Continue an answer that a crash cut off; or end it, where its provider cannot do that any more."""
+        record = stored.record
+        again = unpack(record)
+        stream = self._make(record, Continue())
+        stream.log.go_on_from(stored.bodies, stored.kinds)
+        self._enter(stream)
+        try:
+            stream.policy = parse_policy(again.config.on_orphan, self._config)
+            target = self._target(record.model, again.config)
+            plan = self._plan(again.config, target)
+            is_able = _survives(target, plan) and again.provider == self._provider_name(again.config)
+        except BadRequest:  # this server has other providers
+            is_able = False
+        if not is_able:
+            stream.log.when_finished(lambda log: self._keep(stream, log))
+            stream.log.finish(end_of_interrupted(record, False, stored)[0])
+            return
+        logger.info("an answer that was cut off goes on", extra={"stream_id": stream.stream_id, "tries": again.times})
+        for watcher in self.watchers:
+            watcher.on_started(stream, ChatRequested(record.request_id, config=again.config))
+        prepare = _preparing(record, again.config, self._messages.again(record, again.messages))
+        self._run(stream, target, prepare, plan, again)
+        self.on_deserted(stream)
+
+    def _provider_name(self, config: ChatConfig) -> str:
+        return config.provider or self._config.provider or ""
+
+    def _target(self, model: str | None, config: ChatConfig) -> Target:
+        return Target(self._provider(config.provider), config.provider or "default", model)
 
     # -- starting
 
@@ -324,23 +359,15 @@ class Streams:
         config = asked.config or ChatConfig()
         _check_length(asked, config, self._config.max_prompt_chars)
         policy = parse_policy(config.on_orphan, self._config)
-        target = Target(self._provider(config.provider), config.provider or "default", self._model(asked, config))
+        target = self._target(self._model(asked, config), config)
         plan = self._plan(config, target)
+        again = b""
+        if self._store.durable and _survives(target, plan):
+            again = self._survival.pack(asked, self._provider_name(config))
         earlier = self._messages.earlier(key)  # before anything of this request: that is written as one
-        stream = self._create(session_id, owner, asked, config, policy)
+        stream = self._create(session_id, owner, asked, target.model, policy, again)
         stream.digest = digest_of(asked)
-        conversation = self._messages.begin(stream.record, asked, earlier)
-
-        async def prepare() -> ChatRequest:
-            return ChatRequest(
-                messages=[*_system(config), *await conversation()],
-                model=stream.record.model,
-                temperature=config.temperature,
-                max_tokens=config.max_tokens,
-                response_format=config.response_format,
-                options=config.options or {},
-            )
-
+        prepare = _preparing(stream.record, config, self._messages.begin(stream.record, asked, earlier))
         for watcher in self.watchers:
             watcher.on_started(stream, asked)
         if waits:
@@ -384,17 +411,30 @@ class Streams:
         return config.model or asked.model or self._config.model
 
     def _create(
-        self, session_id: str, owner: str, asked: ChatRequested, config: ChatConfig, policy: OrphanPolicy
+        self,
+        session_id: str,
+        owner: str,
+        asked: ChatRequested,
+        model: str | None,
+        policy: OrphanPolicy,
+        again: bytes,
     ) -> Stream:
         record = StreamRecord(
             stream_id="s_" + secrets.token_urlsafe(16),
             session_id=session_id,
             request_id=asked.request_id,
             epoch=secrets.token_urlsafe(8),
-            model=self._model(asked, config),
+            model=model,
             created=time.time(),
             owner=owner,
+            again=again,
         )
+        stream = self._make(record, policy)
+        stream.begin(self._store)
+        self._enter(stream)
+        return stream
+
+    def _make(self, record: StreamRecord, policy: OrphanPolicy) -> Stream:
         log = ChunkLog(
             record.stream_id,
             record.epoch,
@@ -406,12 +446,13 @@ class Streams:
         stream = Stream(record, log, policy, self)
         log.on_deserted = stream.on_deserted
         log.on_ending = stream.on_ending
-        stream.begin(self._store)
-        self._enter(stream)
         return stream
 
     def on_ending(self, stream: Stream, outcome: Outcome) -> None:
-        """Its outcome is known, and about to be stored."""
+        """The outcome of ``stream`` is known: write what is written with it."""
+        if stream.record.again:
+            stream.record = settled(stream.record)
+            self._store.update(stream.record, stream.on_stored)  # it may not even have begun for the store
         self._messages.end(stream.record, stream.log.whole_text(), outcome)
 
     def _enter(self, stream: Stream) -> None:
@@ -420,12 +461,13 @@ class Streams:
         self._sessions.setdefault(record.session_key, []).append(record.stream_id)
         self._requests[record.session_key, record.request_id] = record.stream_id
 
-    def _run(self, stream: Stream, target: Target, request: Prepare, plan: Plan) -> None:
+    def _run(self, stream: Stream, target: Target, request: Prepare, plan: Plan, again: Again | None = None) -> None:
         self._started += 1
         self._running.add(stream)
         self._running_of[stream.owner] = self._running_of.get(stream.owner, 0) + 1
         self._idle.clear()
-        stream.producer = Producer(target, request, stream.log, self._limits, plan)
+        age, tries = (0.0, 0) if again is None else (max(0.0, time.time() - stream.record.created), again.times)
+        stream.producer = Producer(target, request, stream.log, self._limits, plan, age=age, tries=tries)
         stream.task = stream.producer.start()
         stream.task.add_done_callback(stream.on_task_over)
         stream.log.when_finished(stream.on_finished)
@@ -500,7 +542,7 @@ class Streams:
     def dismiss_all(self) -> None:
         """Nothing new is begun any more: whoever waits is told so, to ask elsewhere."""
         for stream in self._queue.order():
-            self._dismiss(stream, _unbegun("The server was restarted"))
+            self._dismiss(stream, _unbegun(RESTARTED))
 
     # -- finding
 
@@ -738,6 +780,10 @@ class Streams:
         """The outcome of ``stream`` is stored."""
         for watcher in self.watchers:
             watcher.on_ended(stream)
+        self._keep(stream, log)
+
+    def _keep(self, stream: Stream, log: ChunkLog) -> None:
+        """It has ended: let it be read for a while."""
         if log.outcome is not None and stream.stream_id in self._streams:
             self._kept.put(stream.stream_id, log.weight)
             self._in_memory.put(stream.stream_id, log.weight)
@@ -805,7 +851,7 @@ class Streams:
         tasks = [stream.task for stream in self._running if stream.task is not None]
         for stream in list(self._running):
             if stream.producer is not None:
-                stream.producer.cancel(Interrupted("The server was restarted"))
+                stream.producer.cancel(Interrupted(RESTARTED))
         if tasks:
             await asyncio.wait(tasks, timeout=2.0)
         if self._stopping is not None:
@@ -848,6 +894,27 @@ def _text(content: str | list[dict[str, object]] | None) -> str:
     if not isinstance(content, list):
         return content or ""
     return "".join(str(part.get("text", "")) for part in content)
+
+
+def _survives(target: Target, plan: Plan) -> bool:
+    """Whether an answer of ``target`` can go on after a crash."""
+    return plan.on_interrupt is OnInterrupt.CONTINUE and continues(target.provider)
+
+
+def _preparing(record: StreamRecord, config: ChatConfig, conversation: Conversation) -> Prepare:
+    """What makes the request to a provider."""
+
+    async def prepare() -> ChatRequest:
+        return ChatRequest(
+            messages=[*_system(config), *await conversation()],
+            model=record.model,
+            temperature=config.temperature,
+            max_tokens=config.max_tokens,
+            response_format=config.response_format,
+            options=config.options or {},
+        )
+
+    return prepare
 
 
 def _system(config: ChatConfig) -> list[ChatMessage]:

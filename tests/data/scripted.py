@@ -106,3 +106,30 @@ async def steady(request: ChatRequest) -> AsyncIterator[str]:
     for _ in range(1000):
         yield "x" * 8192
         await asyncio.sleep(0.02)
+
+
+class Counting:
+    """Counts from one, and goes on behind what it has said; one message is the number to count to.
+
+    In front of that it says the conversation that it was asked with, so that an answer shows what it is an answer to.
+    """
+
+    continues = True
+    pause = 0.01
+
+    async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
+        """Say the rest."""
+        said = " | ".join(f"{message.role}: {message.content}" for message in request.messages)
+        words = [f"[{said}]", *map(str, range(1, int(str(request.messages[-1].content)) + 1))]
+        whole = "".join(f"{word} " for word in words)
+        assert whole.startswith(request.prefix), "the answer so far is another's"
+        for word in whole[len(request.prefix) :].split():
+            sink.put([Delta(f"{word} ")])
+            await asyncio.sleep(self.pause)
+        return Finish()
+
+    async def close(self) -> None:
+        """Nothing is shared."""
+
+
+counting = Counting()

@@ -27,6 +27,8 @@ class StreamRecord(msgspec.Struct, frozen=True):
     """Whose it is; empty for whoever knows its id."""
     note: bytes = b""
     """What a room of streams that are no answers keeps with each, in words of its own."""
+    again: bytes = b""
+    """What it takes to ask for the answer again after a crash, in words of whoever asks; empty where nobody will."""
 
     @property
     def session_key(self) -> str:
@@ -90,11 +92,14 @@ class StoredLog(msgspec.Struct, frozen=True):
     bodies: Sequence[bytes]
     kinds: bytes
     outcome: Outcome | None
+    whole: bool = True
+    """Whether nothing that was committed is known to be missing."""
 
 
-End = Callable[[StreamRecord, bool, StoredLog], tuple[Outcome, StoredMessage | None]]
+End = Callable[[StreamRecord, bool, StoredLog], tuple[Outcome, StoredMessage | None] | StreamRecord]
 """Makes the end of a stream that a crash cut off: of its record, whether a cancel was asked for, and what is left of
-its log. The message is what its session keeps of it.
+its log. The message is what its session keeps of it. Or gives the record with which the stream goes on. Called in any
+thread.
 """
 
 
@@ -119,11 +124,14 @@ class Store(Protocol):
     """Called with what went wrong and the streams whose writes were lost by it."""
 
     async def open(self, end: End) -> list[StreamSummary]:
-        """Begin. Streams that a crash cut off get their end from ``end`` first; then all streams are listed.
+        """Begin. Streams that a crash cut off get their end from ``end`` first; then all that have ended are listed.
 
         Raises:
             StoreError: the store cannot be used.
         """
+
+    def take_running(self) -> list[StoredLog]:
+        """The streams that go on, as ``end`` has said at `open`; once. Their logs are appended to as any other."""
 
     def create(self, record: StreamRecord, committed: Callable[[], None]) -> None:
         """Begin a log. Before it is committed, nobody is told of the stream: no id is given that a crash takes back."""

@@ -241,33 +241,49 @@ class Database:
 
     # -- after a start
 
-    def recover(self, end: End) -> None:
-        """Give every stream that was running its end.
+    def recover(self, end: End) -> dict[int, StoredLog]:
+        """Give every stream that was running its end, or let it go on; the logs of those that do, by their numbers.
 
-        A row that cannot be read ends the logs that it was part of: what is left of each is a prefix.
+        A row that cannot be read ends the logs that it was part of: what is left of each is a prefix, and none is known
+        to be whole.
         """
         with translated(self.path, opening=True):
             db = self._connection()
-            logs = _journalled(db)
+            logs, is_whole = _journalled(db)
+            running: dict[int, StoredLog] = {}
             with db:
                 rows = list(db.execute("SELECT number, record, cancelled FROM streams WHERE ending IS NULL"))
                 for number, packed, cancelled in rows:
-                    self._recover_stream(db, number, packed, bool(cancelled), logs, end)
+                    kinds, bodies = logs.get(number, (bytearray(), []))
+                    record = self._read_record(number, packed)
+                    if record is not None:
+                        log = StoredLog(record, bodies, bytes(kinds), None, is_whole)
+                        going_on = _recover_stream(db, number, bool(cancelled), log, end)
+                        if going_on is not None:
+                            running[number] = going_on
                 db.execute("DELETE FROM journal")
+                written = self._keep_running(db, running)
+        for number, row, size in written:
+            self._needed[number] = row
+            self._account(row, size)
+        return running
 
-    def _recover_stream(
-        self, db: apsw.Connection, number: int, packed: bytes, cancelled: bool, logs: _Logs, end: End
-    ) -> None:
+    def _read_record(self, number: int, packed: bytes) -> StreamRecord | None:
         try:
-            record = _unpack_record(_checked(packed, number))
+            return _unpack_record(_checked(packed, number))
         except StoreCorrupt as error:
             logger.error("%s: stream %d is lost: %s", self.path, number, error)
-            return
-        kinds, bodies = logs.get(number, (bytearray(), []))
-        outcome, message = end(record, cancelled, StoredLog(record, bodies, bytes(kinds), None))
-        _finish(db, Finish(number, outcome, time.time(), bytes(kinds), bodies))
-        if message is not None:
-            _renew_message(db, message)  # where it is gone, its session was deleted
+            return None
+
+    def _keep_running(self, db: apsw.Connection, running: dict[int, StoredLog]) -> list[tuple[int, int, int]]:
+        """Begin the journal anew with what goes on: a row for each log. Their numbers, rows and sizes."""
+        written = []
+        for number, log in running.items():
+            if log.bodies:
+                self._row += 1
+                size = _write_row(db, self._row, [Append(number, 1, log.kinds, list(log.bodies))])
+                written.append((number, self._row, size))
+        return written
 
     def summaries(self) -> list[StreamSummary]:
         """All streams that have ended and can be read, oldest first."""
@@ -368,7 +384,7 @@ class Database:
         written: list[tuple[int, int]] = []
         db = self._connection()
         with db:
-            for number, (kinds, bodies) in _journalled(db, slow).items():
+            for number, (kinds, bodies) in _journalled(db, slow)[0].items():
                 self._row += 1
                 needed[number] = self._row
                 written.append((self._row, _write_row(db, self._row, [Append(number, 1, bytes(kinds), bodies)])))
@@ -505,12 +521,13 @@ def _migrate(db: apsw.Connection, version: int) -> None:
         db.execute(f"SELECT {columns} FROM {table} LIMIT 0")  # fails where they are damaged
 
 
-def _journalled(db: apsw.Connection, numbers: set[int] | None = None) -> _Logs:
-    """The logs in the journal, or only those of ``numbers``.
+def _journalled(db: apsw.Connection, numbers: set[int] | None = None) -> tuple[_Logs, bool]:
+    """The logs in the journal, or only those of ``numbers``, and whether every row could be read.
 
     A log ends before a gap, which a row that cannot be read leaves.
     """
     logs: _Logs = {}
+    is_whole = True
     for row, packed in db.execute("SELECT number, entries FROM journal ORDER BY number"):
         try:
             entries = _unpack_entries(_checked(packed, row))
@@ -518,6 +535,7 @@ def _journalled(db: apsw.Connection, numbers: set[int] | None = None) -> _Logs:
             if numbers is not None:
                 raise
             logger.critical("row %d of the journal is lost, the answers in it end before: %s", row, error)
+            is_whole = False
             continue
         for entry in entries:
             if numbers is not None and entry.number not in numbers:
@@ -526,7 +544,22 @@ def _journalled(db: apsw.Connection, numbers: set[int] | None = None) -> _Logs:
             if entry.first == len(bodies) + 1:
                 kinds += entry.kinds
                 bodies += entry.bodies
-    return logs
+    return logs, is_whole
+
+
+def _recover_stream(db: apsw.Connection, number: int, cancelled: bool, log: StoredLog, end: End) -> StoredLog | None:
+    """Give a stream its end; or its new record, if it goes on with that."""
+    ending = end(log.record, cancelled, log)
+    if isinstance(ending, StreamRecord):
+        _update(db, Update(number, ending))
+        return msgspec.structs.replace(log, record=ending)
+    outcome, message = ending
+    _finish(db, Finish(number, outcome, time.time(), log.kinds, list(log.bodies)))
+    if log.record.again:  # nobody will ask for it any more
+        _update(db, Update(number, msgspec.structs.replace(log.record, again=b"")))
+    if message is not None:
+        _renew_message(db, message)  # where it is gone, its session was deleted
+    return None
 
 
 def _write_row(db: apsw.Connection, row: int, appends: list[Append]) -> int:

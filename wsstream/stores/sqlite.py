@@ -16,7 +16,7 @@ import time
 from asyncio import Future
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 from wsstream.chunks import Outcome
 from wsstream.errors import ConfigError, StoreCorrupt, StoreError
@@ -89,6 +89,14 @@ class _Group:
             _guarded(finished)
 
 
+class _Found(NamedTuple):
+    """What is in a file that was opened."""
+
+    summaries: list[StreamSummary]
+    running: dict[int, StoredLog]
+    highest: int
+
+
 class SqliteStore:
     """The store ``sqlite:PATH``.
 
@@ -117,6 +125,7 @@ class SqliteStore:
         self._loop: asyncio.AbstractEventLoop
         self._database: Database | None = None
         self._numbers: dict[str, int] = {}
+        self._running: list[StoredLog] = []
         self._next_number = 1
         self._cut: set[int] = set()
         self._groups = [_Group()]
@@ -138,27 +147,34 @@ class SqliteStore:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
         try:
-            summaries, highest = await self._ask(lambda: self._open(end))
+            summaries, running, highest = await self._ask(lambda: self._open(end))
         except BaseException:
             self._closed = True
             self._jobs.put(self._close)
             self._jobs.put(None)
             raise
         self._numbers = {summary.record.stream_id: summary.number for summary in summaries}
+        self._numbers |= {log.record.stream_id: number for number, log in running.items()}
+        self._running = list(running.values())
         self._next_number = highest + 1
         return summaries
 
-    def _open(self, end: End) -> tuple[list[StreamSummary], int]:
+    def take_running(self) -> list[StoredLog]:
+        """What was left to go on."""
+        running, self._running = self._running, []
+        return running
+
+    def _open(self, end: End) -> _Found:
         try:
             return self._begin(end)
         except StoreCorrupt as error:
             self._set_aside(error)
         return self._begin(end)
 
-    def _begin(self, end: End) -> tuple[list[StreamSummary], int]:
+    def _begin(self, end: End) -> _Found:
         database = self._database = Database(self._path, self._durability, self._vfs)
-        database.recover(end)
-        return database.summaries(), database.highest_number()
+        running = database.recover(end)
+        return _Found(database.summaries(), running, database.highest_number())
 
     def _set_aside(self, error: StoreCorrupt) -> None:
         database, self._database = self._database, None

@@ -1,0 +1,101 @@
+"""What becomes of answers that a crash cut off: which of them go on, and what it takes to ask for them again.
+
+An answer that may go on carries, in its stream's record, what was asked. When the store opens after a crash, it asks
+`Survival.decide` in its own thread about every stream without an end: from the record and the log alone, because
+providers live in the event loop. How often an answer was taken up is counted in the record, before anybody is asked:
+a request that brings its server down must not do so for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+
+from wsstream.chunks import ChatMessage, Kind, Outcome
+from wsstream.messages import ChatConfig, ChatRequested, encode
+from wsstream.sessions import end_of_interrupted
+from wsstream.stores.base import StoredLog, StoredMessage, StreamRecord
+
+MOST = 5
+"""Times that one answer goes on after a crash."""
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Again(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was asked, as far as it is not in the session's messages."""
+
+    provider: str
+    """Who was asked, by the name that the request or else the server had for it."""
+    config: ChatConfig = ChatConfig()
+    messages: list[ChatMessage] | None = None
+    """The conversation, where the request brought its own."""
+    boot: str | None = None
+    """The run of the operating system that the answer's chunks survive, empty where it has no name; None: they survive
+    any."""
+    times: int = 0
+    """How often it has gone on."""
+
+
+_decode = msgspec.json.Decoder(Again).decode
+
+
+def unpack(record: StreamRecord) -> Again:
+    """What `Survival.pack` has packed.
+
+    Raises:
+        msgspec.MsgspecError: it is not that.
+    """
+    return _decode(record.again)
+
+
+def settled(record: StreamRecord) -> StreamRecord:
+    """The record of an answer that is not to be asked for again: it may have been long."""
+    return msgspec.structs.replace(record, again=b"") if record.again else record
+
+
+class Survival:
+    """Decides which answers go on after a crash. For any thread."""
+
+    def __init__(self, durability: str, max_seconds: float) -> None:
+        """``durability``: of the store. ``max_seconds``: what an answer may take; one that is older does not go on."""
+        self._max_seconds = max_seconds
+        self._boot = None if durability == "power" else boot_id()
+
+    def pack(self, asked: ChatRequested, provider: str) -> bytes:
+        """What a record keeps of a request, so that it can be asked again."""
+        return encode(Again(provider, asked.config or ChatConfig(), asked.messages, self._boot))
+
+    def decide(
+        self, record: StreamRecord, cancelled: bool, log: StoredLog
+    ) -> tuple[Outcome, StoredMessage | None] | StreamRecord:
+        """The end of a stream that a crash cut off, or the record with which it goes on."""
+        if record.again and not cancelled and log.whole and not _acted_upon(log):
+            try:
+                again = unpack(record)
+            except msgspec.MsgspecError:  # of another version
+                return end_of_interrupted(record, cancelled, log)
+            if self._may_go_on(record, again):
+                renewed = msgspec.structs.replace(again, boot=self._boot, times=again.times + 1)
+                return msgspec.structs.replace(record, again=encode(renewed))
+        return end_of_interrupted(record, cancelled, log)
+
+    def _may_go_on(self, record: StreamRecord, again: Again) -> bool:
+        # What only the page cache had is lost with the operating system: viewers may have seen what the log has not.
+        is_all_there = again.boot is None or again.boot == boot_id() != ""
+        return is_all_there and again.times < MOST and time.time() - record.created < self._max_seconds
+
+
+def _acted_upon(log: StoredLog) -> bool:
+    """Whether somebody may have done already what a chunk asks for."""
+    return any(kind in (Kind.TOOL_CALL, Kind.DATA) for kind in log.kinds)
+
+
+def boot_id() -> str:
+    """A name of this run of the operating system; empty where there is none."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
