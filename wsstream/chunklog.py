@@ -261,6 +261,11 @@ class ChunkLog:
         """Bytes appended."""
         return self.totals[-1]
 
+    @property
+    def ending(self) -> bool:
+        """Whether its outcome is settled, stored or not."""
+        return self._pending_outcome is not None
+
     # -- writing
 
     def append(self, deltas: Sequence[Delta]) -> None:

@@ -32,6 +32,8 @@ class Again(msgspec.Struct, frozen=True, omit_defaults=True):
     config: ChatConfig = ChatConfig()
     messages: list[ChatMessage] | None = None
     """The conversation, where the request brought its own."""
+    unheard: list[str] = []
+    """The session's answers that were under way when this one was asked for: it was told nothing of them."""
     boot: str | None = None
     """The run of the operating system that the answer's chunks survive, empty where it has no name; None: they survive
     any."""
@@ -64,9 +66,9 @@ class Survival:
         self._max_seconds = max_seconds
         self._boot = None if durability == "power" else boot_id()
 
-    def pack(self, asked: ChatRequested, provider: str) -> bytes:
+    def pack(self, asked: ChatRequested, provider: str, unheard: list[str]) -> bytes:
         """What a record keeps of a request, so that it can be asked again."""
-        return encode(Again(provider, asked.config or ChatConfig(), asked.messages, self._boot))
+        return encode(Again(provider, asked.config or ChatConfig(), asked.messages, unheard, self._boot))
 
     def decide(
         self, record: StreamRecord, cancelled: bool, log: StoredLog

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from asyncio import Future
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from wsstream.chunklog import ChunkLog
 from wsstream.chunks import ChatMessage, Outcome, Receipt, StreamState
@@ -48,8 +48,13 @@ class Sessions:
 
         return conversation
 
-    def again(self, record: StreamRecord, messages: list[ChatMessage] | None) -> Conversation:
+    def again(self, record: StreamRecord, messages: list[ChatMessage] | None, unheard: Collection[str]) -> Conversation:
         """As `begin`, of a request that was noted before: what was said up to its answer, or ``messages``.
+
+        Args:
+            record: of the answer.
+            messages: what the request brought.
+            unheard: the streams whose answers were not there yet.
 
         What waits for it raises:
             Interrupted: the session is gone.
@@ -62,7 +67,7 @@ class Sessions:
             place = next((n for n, message in enumerate(stored) if message.stream_id == record.stream_id), 0)
             if not place:
                 raise Interrupted(RESTARTED)
-            return _said(stored[:place])
+            return _said([message for message in stored[:place] if message.stream_id not in unheard])
 
         return conversation
 

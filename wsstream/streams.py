@@ -317,7 +317,7 @@ class Streams:
         logger.info("an answer that was cut off goes on", extra={"stream_id": stream.stream_id, "tries": again.times})
         for watcher in self.watchers:
             watcher.on_started(stream, ChatRequested(record.request_id, config=again.config))
-        prepare = _preparing(record, again.config, self._messages.again(record, again.messages))
+        prepare = _preparing(record, again.config, self._messages.again(record, again.messages, again.unheard))
         self._run(stream, target, prepare, plan, again)
         self.on_deserted(stream)
 
@@ -363,7 +363,8 @@ class Streams:
         plan = self._plan(config, target)
         again = b""
         if self._store.durable and _survives(target, plan):
-            again = self._survival.pack(asked, self._provider_name(config))
+            unheard = [other.stream_id for other in self.of_session(session_id, owner) if not other.log.ending]
+            again = self._survival.pack(asked, self._provider_name(config), unheard)
         earlier = self._messages.earlier(key)  # before anything of this request: that is written as one
         stream = self._create(session_id, owner, asked, target.model, policy, again)
         stream.digest = digest_of(asked)

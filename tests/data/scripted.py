@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 from wsstream.chunks import ChatRequest, Delta, Finish, Kind
@@ -123,8 +124,8 @@ class Counting:
         words = [f"[{said}]", *map(str, range(1, int(str(request.messages[-1].content)) + 1))]
         whole = "".join(f"{word} " for word in words)
         assert whole.startswith(request.prefix), "the answer so far is another's"
-        for word in whole[len(request.prefix) :].split():
-            sink.put([Delta(f"{word} ")])
+        for word in re.findall(r"\S+\s*", whole[len(request.prefix) :]):
+            sink.put([Delta(word)])
             await asyncio.sleep(self.pause)
         return Finish()
 
