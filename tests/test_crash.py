@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash import AtSystemCall, End, Terminate, Violation, World
+from tests.crash import AtSystemCall, End, Request, Terminate, Violation, World
 
 SEED = int(os.environ.get("WSSTREAM_CRASH_SEED", "0"))
 KILLS = int(os.environ.get("WSSTREAM_CRASH_KILLS", "200"))
@@ -73,6 +73,31 @@ async def test_nothing_that_was_seen_is_lost_by_hundreds_of_kills(tmp_path: Path
     plain = World(tmp_path / "plain", seed())
     busy = World(tmp_path / "busy", seed() + 1, planted="small_files", flags=POWER)
     await both((plain, kills(plain, KILLS // 2)), (busy, kills(busy, KILLS - KILLS // 2)))
+
+
+class GoingOn(World):
+    """A world whose answers go on after a kill, to the number that was asked for."""
+
+    def _request(self, session_id: str) -> Request:
+        number = len(self.book.requests) + 1
+        request = Request(session_id, f"r{number}", str(self._random.choice((0, 5, 40, 200, 600))), "counting")
+        self._new.append(request)
+        return self.book.add(request)
+
+    async def _check(self, cancelled: set[str]) -> None:
+        await super()._check(cancelled)
+        for seen in self.book.streams.values():
+            whole = "".join(f"{number} " for number in range(1, int(seen.request.message) + 1))
+            if not (seen.text == whole if seen.how == "stop" else whole.startswith(seen.text)):
+                self.book.object(f"a count to {seen.request.message} is {seen.text!r}")
+            if seen.how not in ("stop", "cancelled"):
+                self.book.object(f"a count has ended as {seen.end}")
+
+
+async def test_answers_go_on_after_kills(tmp_path: Path) -> None:
+    """Kills at random moments, some of them in a row, leave every count one whole, and nothing interrupted."""
+    world = GoingOn(tmp_path, seed(7), flags=("--provider", "tests.data.scripted:quick_counting"))
+    await run(world, kills(world, 9))
 
 
 # -- orderly ends

@@ -76,6 +76,11 @@ RULE: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (("registry",), (*WORDS, "rejections"), "The registry counts connections without knowing what they are."),
     (("rejections", "pressure", "memory"), (), "What is counted, read or judged there is plain numbers."),
     (("proxies", "tls"), WORDS, "Addresses and certificates are nobody's."),
+    (
+        ("restarts",),
+        (*WORDS, "messages", "sessions", "stores.base"),
+        "Records and logs say what goes on after a crash.",
+    ),
     (("waiting",), (), "A queue knows neither who waits nor for what."),
     # Who may come in: a wire asks the gate and knows nothing of credentials; those know nothing of streams.
     (("origins",), WORDS, "Pages are told apart by two headers."),

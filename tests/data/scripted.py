@@ -112,21 +112,27 @@ async def steady(request: ChatRequest) -> AsyncIterator[str]:
 class Counting:
     """Counts from one, and goes on behind what it has said; one message is the number to count to.
 
-    In front of that it says the conversation that it was asked with, so that an answer shows what it is an answer to.
+    In front of that it quotes the conversation that it was asked with, so that an answer shows what it is an answer to.
     """
 
     continues = True
-    pause = 0.01
+
+    def __init__(self, pause: float = 0.01, *, quotes: bool = True) -> None:
+        self._pause = pause
+        self._quotes = quotes
 
     async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
         """Say the rest."""
         said = " | ".join(f"{message.role}: {message.content}" for message in request.messages)
-        words = [f"[{said}]", *map(str, range(1, int(str(request.messages[-1].content)) + 1))]
+        words = [
+            *([f"[{said}]"] if self._quotes else []),
+            *map(str, range(1, int(str(request.messages[-1].content)) + 1)),
+        ]
         whole = "".join(f"{word} " for word in words)
         assert whole.startswith(request.prefix), "the answer so far is another's"
         for word in re.findall(r"\S+\s*", whole[len(request.prefix) :]):
             sink.put([Delta(word)])
-            await asyncio.sleep(self.pause)
+            await asyncio.sleep(self._pause)
         return Finish()
 
     async def close(self) -> None:
@@ -134,3 +140,4 @@ class Counting:
 
 
 counting = Counting()
+quick_counting = Counting(0.003, quotes=False)

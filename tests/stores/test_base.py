@@ -81,6 +81,13 @@ class SeesTheFuture(SqliteStore):
         return await super().history(session_id)
 
 
+class ForgetsWhatGoesOn(SqliteStore):
+    """Gives no end to what goes on, nor anything else."""
+
+    def take_running(self) -> list[StoredLog]:
+        return []
+
+
 class DropsThePending(SqliteStore):
     """Closes without writing what is pending."""
 
@@ -97,7 +104,9 @@ async def test_a_wrong_store_in_memory_is_noticed(wrong: type[MemoryStore]) -> N
         await check_store(lambda _: wrong())
 
 
-@pytest.mark.parametrize("wrong", [LosesTheLast, LosesKinds, NeverCancelled, KeepsAll, SeesTheFuture, DropsThePending])
+@pytest.mark.parametrize(
+    "wrong", [LosesTheLast, LosesKinds, NeverCancelled, KeepsAll, SeesTheFuture, ForgetsWhatGoesOn, DropsThePending]
+)
 async def test_a_wrong_store_in_a_file_is_noticed(wrong: type[SqliteStore], tmp_path: Path) -> None:
     """Each mistake fails the contract, or what is wrong is found as damage when it is read."""
     with pytest.raises((AssertionError, StoreError)):

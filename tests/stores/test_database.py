@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 
 from wsstream.chunks import Outcome, StreamState, session_key
@@ -178,6 +179,48 @@ def test_a_row_that_is_lost_ends_its_logs_there(tmp_path: Path, caplog: pytest.L
     assert a.bodies == [b"a%d" % n for n in range(1, 6)]
     assert b.bodies == [b"b%d" % n for n in range(1, 10, 2)]
     assert "the journal is lost" in caplog.text
+    database.close()
+
+
+def _go_on(it: StreamRecord, __: bool, log: StoredLog) -> StreamRecord:
+    return msgspec.structs.replace(it, again=b"%d" % log.whole)
+
+
+def test_what_goes_on_holds_on_to_its_rows_alone(tmp_path: Path) -> None:
+    """The journal begins anew with a row for each log that goes on, and is empty again when those have ended."""
+    database = made(tmp_path / "x.db")
+    database.commit([Create(number, record(f"s{number}")) for number in (1, 2, 3)])
+    for first in range(1, 11):
+        database.commit([Append(number, first, b"\0", [b"%d" % first]) for number in (1, 2)])
+    database.abandon()
+    for _ in range(2):
+        database = made(tmp_path / "x.db")
+        running = database.recover(_go_on)
+        assert {number: len(log.bodies) for number, log in running.items()} == {1: 10, 2: 10, 3: 0}
+        assert (journal_rows(database), len(database._rows), set(database._needed)) == (2, 2, {1, 2})
+        database.abandon()
+    database = made(tmp_path / "x.db")
+    bodies = list(database.recover(_go_on)[1].bodies)
+    database.commit([Append(1, 11, b"\0", [b"11"])])
+    database.commit([finish(1, [*bodies, b"11"]), finish(2, bodies)])
+    assert journal_rows(database) == 0
+    assert (len(database._rows), database._size, database._needed) == (0, 0, {})
+    found = database.load("s1")
+    assert found is not None
+    assert found.bodies == [b"%d" % n for n in range(1, 12)]
+    database.close()
+
+
+def test_what_may_have_lost_a_row_is_said_so(tmp_path: Path) -> None:
+    """A row that cannot be read may have held chunks of any log: none is known to be whole."""
+    database = made(tmp_path / "x.db")
+    database.commit([Create(1, record("s1")), Create(2, record("s2")), Append(1, 1, b"\0", [b"x"])])
+    database.commit([Append(2, 1, b"\0", [b"x"])])
+    database._connection().execute("UPDATE journal SET entries = zeroblob(20) WHERE number = 2")
+    database.abandon()
+    database = made(tmp_path / "x.db")
+    running = database.recover(_go_on)
+    assert [(log.whole, log.record.again) for log in running.values()] == [(False, b"0"), (False, b"0")]
     database.close()
 
 

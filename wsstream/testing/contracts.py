@@ -70,14 +70,20 @@ class Bench:
         self.ended: list[str] = []
         self.written: dict[str, tuple[list[bytes], bytes]] = {}
         self.asked_to_end: dict[str, tuple[bool, StoredLog]] = {}
+        self.going_on: set[str] = set()
+        """The streams that get no end when the store is opened."""
 
     async def start(self) -> list[StreamSummary]:
         """Open the store."""
         self.store.on_failure = lambda error, streams: self.failures.append((error, streams))
         return await self.store.open(self._end)
 
-    def _end(self, record: StreamRecord, cancelled: bool, log: StoredLog) -> tuple[Outcome, StoredMessage | None]:
+    def _end(
+        self, record: StreamRecord, cancelled: bool, log: StoredLog
+    ) -> tuple[Outcome, StoredMessage | None] | StreamRecord:
         self.asked_to_end[record.stream_id] = (cancelled, log)
+        if record.stream_id in self.going_on:
+            return msgspec.structs.replace(record, again=record.again + b"!")
         outcome = Outcome(StreamState.INTERRUPTED, len(log.bodies), error_type="interrupted")
         return outcome, message(record.session_id, "cut off", stream_id=record.stream_id, message_id="a")
 
@@ -243,6 +249,43 @@ async def what_was_cut_off_gets_its_end(bench: Bench) -> None:
     expect(len(await bench.restart()) == 4 and not bench.asked_to_end, "an end is made once")
 
 
+async def what_goes_on_is_a_log_like_any(bench: Bench) -> None:
+    """A stream that goes on after a crash has the chunks it had, takes more, and can be cut off again, and end."""
+    bench.going_on = {"much", "empty", "last"}
+    for name in ("much", "other", "empty", "last"):
+        bench.create(name)
+    bench.append("much", "a", "b")
+    bench.append("other", "c")
+    bench.append("much", "d")
+    bench.append("last", "e")
+    await bench.settle()
+    for count in (1, 2):
+        ended = await bench.restart()
+        running = {log.record.stream_id: log for log in bench.store.take_running()}
+        expect(bench.store.take_running() == [], "they are given once")
+        if not bench.store.durable:
+            expect(running == {}, "nothing goes on where nothing is kept")
+            return
+        expect({summary.record.stream_id for summary in ended} == {"other"}, "what goes on has not ended")
+        expect(running.keys() == bench.going_on, "what goes on is given")
+        for name, log in running.items():
+            expect((list(log.bodies), log.kinds) == bench.written[name], f"{name} goes on with all its chunks")
+            expect(log.record.again == b"!" * count, "and with its new record")
+            expect(log.outcome is None and log.whole, "and has no end")
+            bench.append(name, f"more {count}")
+        await bench.settle()
+        expect(all(bench.acks[name][-1] == len(bench.written[name][0]) for name in running), "more is acknowledged")
+    outcome = bench.finish("much")
+    bench.store.delete("empty")
+    await bench.settle()
+    await bench.expect_log("much", outcome)
+    bench.going_on.clear()
+    listed = {summary.record.stream_id: summary.record for summary in await bench.restart()}
+    expect(listed.keys() == {"much", "other", "last"}, "they end as others do")
+    expect(listed["last"].again == b"", "what has ended after all is not to be asked for again")
+    await bench.expect_log("last", Outcome(StreamState.INTERRUPTED, 3, error_type="interrupted"))
+
+
 async def a_record_is_renewed(bench: Bench) -> None:
     """A new record replaces the old one, together with what is written beside it, also of a stream that has no end."""
     told: list[str] = []
@@ -344,6 +387,7 @@ CHECKS: list[Callable[[Bench], Awaitable[None]]] = [
     many_streams_interleave,
     an_empty_stream,
     what_was_cut_off_gets_its_end,
+    what_goes_on_is_a_log_like_any,
     a_record_is_renewed,
     a_deleted_log_is_gone,
     messages_are_in_order,
