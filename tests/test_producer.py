@@ -61,6 +61,12 @@ class Provided:
         """Nothing is shared."""
 
 
+class GoesOn(Provided):
+    """The same, of one that can be told the answer so far."""
+
+    continues = True
+
+
 class CountingLog(ChunkLog):
     """Counts how often it is ended."""
 
@@ -1182,3 +1188,40 @@ async def test_a_conversation_that_cannot_be_read_in_time() -> None:
     await Producer(provider, prepare, log, Limits(FIRST, BETWEEN, 10, 10)).start()
     assert log.outcome is not None
     assert (log.outcome.error_type, provider.requests) == ("provider_timeout", [])
+
+
+# -- behind another process
+
+
+@in_virtual_time
+async def test_it_goes_on_behind_what_the_log_has() -> None:
+    """A repetition is left out, times and tries count from where the other process began, and no first chunk is new."""
+
+    async def answer(sink: Sink) -> Finish:
+        sink.put([Delta("a text of some length"), Delta(" and more")])
+        return Finish()
+
+    log = CountingLog("s", "e", MemoryStore())
+    log.go_on_from([b"a text of some length"], bytes(1))
+    producer = Producer(GoesOn(answer), REQUEST, log, Limits(FIRST, BETWEEN, 100, 1 << 20), age=20.0, tries=2)
+    await producer.start()
+    assert log.outcome is not None
+    assert [chunk.content for chunk in log.chunks(1, log.tail)] == ["a text of some length", " and more"]
+    assert (log.outcome.elapsed_seconds, log.outcome.retry_count, log.outcome.ttft_ms) == (20.0, 2, None)
+
+
+@in_virtual_time
+async def test_its_time_does_not_begin_anew() -> None:
+    """A restart gives an answer no more time than it had."""
+
+    async def answer(sink: Sink) -> Finish:
+        while True:
+            sink.put([Delta("x")])
+            await asyncio.sleep(1)
+
+    log = CountingLog("s", "e", MemoryStore())
+    began = asyncio.get_running_loop().time()
+    producer = Producer(GoesOn(answer), REQUEST, log, Limits(FIRST, BETWEEN, 1000, 1 << 20, 60.0), age=50.0)
+    await producer.start()
+    assert log.state is StreamState.INTERRUPTED
+    assert asyncio.get_running_loop().time() - began == pytest.approx(10.0, abs=1.0)

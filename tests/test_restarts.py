@@ -356,5 +356,8 @@ async def test_a_request_is_kept_only_where_it_is_of_use(policy: Any, continues:
     h.streams.start("ses", ChatRequested("r", message="hi", config=ChatConfig(on_interrupt=policy)))
     h.provider.continues = True
     h.streams.start("ses", ChatRequested("q", message="hi"))
-    assert [bool(record.again) for record in store.created] == [False, True]
+    h.provider.suits = lambda model: model == "able"  # type: ignore[attr-defined]
+    h.streams.start("ses", ChatRequested("p", message="hi", model="unable"))
+    h.streams.start("ses", ChatRequested("s", message="hi", model="able"))
+    assert [bool(record.again) for record in store.created] == [False, True, False, True]
     await h.streams.close()

@@ -899,7 +899,10 @@ def _text(content: str | list[dict[str, object]] | None) -> str:
 
 def _survives(target: Target, plan: Plan) -> bool:
     """Whether an answer of ``target`` can go on after a crash."""
-    return plan.on_interrupt is OnInterrupt.CONTINUE and continues(target.provider)
+    if plan.on_interrupt is not OnInterrupt.CONTINUE or not continues(target.provider):
+        return False
+    suits: Callable[[str | None], bool] | None = getattr(target.provider, "suits", None)
+    return suits is None or suits(target.model)
 
 
 def _preparing(record: StreamRecord, config: ChatConfig, conversation: Conversation) -> Prepare:

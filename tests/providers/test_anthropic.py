@@ -152,6 +152,10 @@ async def test_newer_models_do_not_go_on() -> None:
     for prefill in (None, Prefill("assistant", ("claude-*-4-5*",))):
         provider = AnthropicProvider("k", "http://127.0.0.1:9", prefill=prefill)
         assert provider.continues is (prefill is not None)
+        assert [provider.suits(model) for model in ("claude-opus-4-5", "claude-opus-4-6")] == [
+            prefill is not None,
+            False,
+        ]
         with pytest.raises(ProviderError, match="cannot go on"):
             await provider.answer(ChatRequest([], "claude-opus-5", prefix="a"), ListSink())
         await provider.close()

@@ -697,6 +697,11 @@ async def test_who_cannot_go_on_says_so() -> None:
         async with playing([]) as upstream:
             provider = OpenAIProvider("k", upstream.url, prefill=prefill)
             assert provider.continues is (prefill.style != "off")
+            assert [provider.suits(model) for model in ("other-1", "mine", None)] == [
+                prefill.style != "off",
+                False,
+                False,
+            ]
             with pytest.raises(ProviderError, match="cannot go on"):
                 await provider.answer(ChatRequest([], "m", prefix="a"), ListSink())
             assert upstream.seen == []

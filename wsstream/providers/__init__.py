@@ -17,7 +17,7 @@ from wsstream.chunks import ChatRequest, Finish
 from wsstream.config import Config
 from wsstream.errors import ConfigError
 from wsstream.providers.base import Provider, Sink
-from wsstream.providers.names import SERVICES, access
+from wsstream.providers.names import SERVICES, Access, access
 
 PROVIDERS = {
     "demo": "wsstream.providers.demo:make",
@@ -55,24 +55,29 @@ def offered(config: Config) -> dict[str, str | None]:
 
 
 def _open_named(name: str, config: Config, later: bool) -> Provider:
-    continues = name in SERVICES and access(name, config, os.environ).prefill.style != "off"  # and sees what is wrong
+    to = access(name, config, os.environ) if name in SERVICES else None  # and sees what is wrong
 
     def make() -> Provider:
         provider: Provider = _attribute(PROVIDERS[name])(config, name)
         return provider
 
     if later and PROVIDERS[name].partition(":")[0] not in sys.modules:
-        return _Later(make, continues)
+        return _Later(make, to)
     return make()
 
 
 class _Later:
     """A provider that is made in a thread, when it is first asked."""
 
-    def __init__(self, make: Callable[[], Provider], continues: bool) -> None:
+    def __init__(self, make: Callable[[], Provider], to: Access | None) -> None:
         self._make = make
         self._making: asyncio.Task[Provider] | None = None
-        self.continues = continues
+        self._to = to
+        self.continues = to is not None and to.prefill.style != "off"
+
+    def suits(self, model: str | None) -> bool:
+        """Whether it goes on behind a text of ``model``, None: of its own."""
+        return self._to is not None and self._to.prefill.suits(model or self._to.model or "")
 
     async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
         """Answer as what was made."""

@@ -63,6 +63,10 @@ class AnthropicProvider:
         self._prefill = prefill or Prefill()
         self.continues = self._prefill.style != "off"
 
+    def suits(self, model: str | None) -> bool:
+        """Whether ``model``, None: its own, can go on behind a text."""
+        return self._prefill.suits(model or self._model or "")
+
     async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
         """Put the answer as the upstream's reads bring it."""
         if request.options.get("n") not in (None, 1):

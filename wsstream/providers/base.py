@@ -36,7 +36,8 @@ class Provider(Protocol):
     """A source of answers.
 
     One that sets ``continues = True`` goes on behind ``request.prefix`` where there is one (it may repeat some of it);
-    any other is never given a prefix.
+    any other is never given a prefix. Where not all its models can, it may say which by a method ``suits(model)``; the
+    model None is its own.
     """
 
     async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
