@@ -132,7 +132,8 @@ async def test_a_provider_for_later_answers(monkeypatch: pytest.MonkeyPatch) -> 
         made.append(provider)
         return provider
 
-    later = _Later(make, continues=True)
+    later = _Later(make, access("vllm", Config(model="m"), {}))
+    assert (later.continues, later.suits(None), _Later(make, None).suits("m")) == (True, True, False)
     await later.close()
     sinks = [ListSink() for _ in range(5)]
     first = asyncio.create_task(later.answer(ask(model="fake"), ListSink()))
