@@ -133,3 +133,13 @@ async def test_who_cannot_go_on_is_interrupted(spawn: Spawn, sqlite: str) -> Non
         end = (await client.read(wish)).end
         assert end is not None
         assert (end["error_type"], end["recoverable"]) == ("interrupted", True)
+
+
+async def test_an_answer_that_ends_where_it_begins(spawn: Spawn, sqlite: str) -> None:
+    """Begin and end may be committed together: whoever asked is told of both."""
+    server = await spawn("--provider", "tests.data.scripted:quick_counting", "--store", sqlite)
+    async with connected(server) as client:
+        for _ in range(5):
+            answer = await client.read(await client.ask(message="0"))
+            assert answer.end is not None
+            assert (answer.end["type"], answer.text) == ("stream_complete", "")

@@ -12,7 +12,7 @@ import pytest
 from wsstream.config import Config
 from wsstream.errors import BadRequest, ConfigError
 from wsstream.providers import PROVIDERS, _Later, open_provider
-from wsstream.providers.names import SERVICES, STYLES, Prefill, Service, access, parse_prefill
+from wsstream.providers.names import SERVICES, STYLES, Access, Prefill, Service, access, parse_prefill
 from wsstream.server import Server
 from wsstream.testing.sinks import ListSink, ask
 from wsstream.testing.upstream import Load, Upstream, serving
@@ -132,7 +132,7 @@ async def test_a_provider_for_later_answers(monkeypatch: pytest.MonkeyPatch) -> 
         made.append(provider)
         return provider
 
-    later = _Later(make, access("vllm", Config(model="m"), {}))
+    later = _Later(make, Access("n", "u", "k", "m", Prefill("assistant", ("m",))))
     assert (later.continues, later.suits(None), _Later(make, None).suits("m")) == (True, True, False)
     await later.close()
     sinks = [ListSink() for _ in range(5)]
