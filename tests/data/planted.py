@@ -60,9 +60,9 @@ def last_row_dropped() -> None:
     """Recovery forgets the last row of the journal."""
     recover = Database.recover
 
-    def recover_less(self: Database, end: Any) -> None:
+    def recover_less(self: Database, end: Any) -> Any:
         self._connection().execute("DELETE FROM journal WHERE number = (SELECT max(number) FROM journal)")
-        recover(self, end)
+        return recover(self, end)
 
     Database.recover = recover_less  # type: ignore[method-assign]
 
@@ -99,9 +99,9 @@ def ends_not_kept() -> None:
     """Every start ends everything anew."""
     recover = Database.recover
 
-    def recover_all(self: Database, end: Any) -> None:
+    def recover_all(self: Database, end: Any) -> Any:
         self._connection().execute("UPDATE streams SET ending = NULL")
-        recover(self, end)
+        return recover(self, end)
 
     Database.recover = recover_all  # type: ignore[method-assign]
 
