@@ -89,7 +89,7 @@ async def test_memory_is_read_judged_and_acted_upon(caplog: pytest.LogCaptureFix
         reader.share = 0.95
         await asyncio.sleep(4)
         assert (monitor.level, rooms.shed_counts, monitor.shed) == (Level.SHED, [10, 10], 20)
-        assert rooms.stopped > 5
+        assert rooms.stopped == 0
         reader.share = 0.5
         await asyncio.sleep(1)
     assert (monitor.level, rooms.refusing) == (Level.FINE, False)
@@ -111,7 +111,7 @@ async def test_memory_that_is_short_for_a_moment_ends_nothing() -> None:
     monitor = Monitor(Ledger(list, "demo"), reader, Pressure(), rooms)
     monitor.start()
     reader.share = 0.87
-    await asyncio.sleep(2.5)
+    await asyncio.sleep(10)
     assert rooms.stopped == 0
     await asyncio.sleep(2)
     stopped = rooms.stopped

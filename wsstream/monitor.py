@@ -21,8 +21,9 @@ LAG_EVERY = 0.1
 SAMPLE_EVERY = 1.0
 MEMORY_EVERY = 0.25
 """Seconds; in one of them, eager providers can fill a good part of a small memory."""
-STOP_AFTER = 12
-"""Looks that memory stays short before answers that nobody follows are ended, one at a look."""
+STOP_AFTER = 40
+"""Looks that memory stays short before answers that nobody follows are ended, one at a look: ten seconds, in which
+whoever was shed can come back for theirs."""
 GIVE_BACK_EVERY = 8
 """Readings, while memory is short, after which what was freed is returned to the system: it does not go by itself."""
 
