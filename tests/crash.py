@@ -363,6 +363,8 @@ class Server:
         self._log = directory / "server.log"
         module = ["-m", "wsstream"] if planted is None else ["-m", "tests.data.planted", planted]
         where = ["--port", str(self.port), "--store", f"sqlite:{self.store}"]
+        # These clients say things twice and too late on purpose, and more often than a decent one may.
+        where += ["--message-burst", "10000"]
         self._command = [sys.executable, *module, "serve", *where, "--provider", "demo", "--listeners", "2", *flags]
         self._process: asyncio.subprocess.Process | None = None
         self.fell = False
