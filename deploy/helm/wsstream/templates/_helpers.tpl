@@ -1,5 +1,10 @@
+{{- /* At most 52 characters: a StatefulSet's pods have a label of its name and a hash, a service's name is longer. */ -}}
 {{- define "wsstream.name" -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "wsstream.selector" -}}
