@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import configparser
+import json
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.conftest import ROOT
 from wsstream import __version__
+from wsstream.access import check_exposure
 from wsstream.assembly import CLOSE_GRACE
-from wsstream.config import Config, settings
+from wsstream.config import Config, load_config, settings
+from wsstream.errors import ConfigError
 from wsstream.server import METRICS_BESIDE
 
 yaml = pytest.importorskip("yaml")
@@ -34,7 +38,7 @@ def test_the_image() -> None:
     """It runs as nobody in particular, is asked whether it is well, and gets its signals itself."""
     text = (DEPLOY / "docker" / "Dockerfile").read_text()
     last = text.split("FROM")[-1]
-    assert re.search(r"^USER \d{4,}$", last, re.MULTILINE)
+    assert re.search(r"^USER \d{4,}:\d{4,}$", last, re.MULTILINE)
     assert "HEALTHCHECK" in last
     assert re.search(r'^ENTRYPOINT \["python", "-m", "wsstream"\]$', last, re.MULTILINE)
     assert set(re.findall(r"WSSTREAM_\w+", text)) <= VARIABLES
@@ -60,7 +64,8 @@ def test_compose() -> None:
     assert all(port.startswith("127.0.0.1:") for service in services.values() for port in service.get("ports", ()))
     assert server["cap_drop"] == ["ALL"]
     assert float(server["stop_grace_period"].rstrip("s")) > DRAIN
-    assert server["environment"] == {"OPENAI_API_KEY": None, "OPENAI_BASE_URL": None}
+    keys = {name: value for name, value in server["environment"].items() if "ANONYMOUS" not in name}
+    assert set(keys.values()) == {None}, "keys come from the environment of whoever starts it"
     for service in services.values():
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
@@ -70,6 +75,49 @@ def test_compose() -> None:
     assert scrape["static_configs"][0]["targets"] == [f"wsstream:{Config().port + METRICS_BESIDE}"]
 
 
+def environment() -> dict[str, str]:
+    """The variables that the image and compose set."""
+    text = (DEPLOY / "docker" / "Dockerfile").read_text()
+    given = load(DEPLOY / "docker" / "compose.yml")["services"]["wsstream"]["environment"]
+    return dict(re.findall(r"(WSSTREAM_\w+)=(\S+)", text)) | {k: v for k, v in given.items() if v is not None}
+
+
+def test_what_is_shipped_lets_somebody_in() -> None:
+    """With the variables of image and compose, the server does start; an image alone wants to know who may come in."""
+    config = load_config({}, environment())
+    check_exposure(config, identifies=False)
+    assert not config.is_private
+    with pytest.raises(ConfigError, match="nobody is asked"):
+        check_exposure(msgspec.structs.replace(config, allow_anonymous=False), identifies=False)
+
+
+def test_no_service_gives_a_pod_its_port() -> None:
+    """Kubernetes' variables for services are off: of one named wsstream they would be read as settings."""
+    assert "enableServiceLinks: false" in (CHART / "templates" / "statefulset.yaml").read_text()
+
+
+def test_each_alert_is_tried() -> None:
+    """Each alert has its case in the unit tests of the rules, and a runbook entry where it says it has."""
+    groups = load(DEPLOY / "prometheus" / "alerts.yml")["groups"]
+    alerts = {rule["alert"]: rule["annotations"]["runbook"] for group in groups for rule in group["rules"]}
+    cases = load(ROOT / "tests" / "deploy" / "alerts_test.yml")["tests"]
+    fired = {one["alertname"] for case in cases for one in case.get("alert_rule_test", ()) if one.get("exp_alerts")}
+    assert fired == set(alerts)
+    for alert, runbook in alerts.items():
+        path, _, anchor = runbook.partition("#")
+        assert f'<a id="{anchor}"></a>' in (ROOT / path).read_text(), alert
+
+
+def test_the_dashboard_asks_the_chosen_server() -> None:
+    """Every metric in a query of the dashboard is asked of the instance that is chosen."""
+    dashboard = json.loads((DEPLOY / "grafana" / "wsstream.json").read_bytes())
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", ()):
+            expression = target["expr"]
+            metrics = re.findall(r"\b(?:wsstream|gen_ai_client|process)_[a-z_]+", expression)
+            assert len(metrics) == expression.count('instance=~"$instance"'), panel["title"]
+
+
 def test_systemd() -> None:
     """The unit leaves a drain its time, renews the certificate on reload, and takes the rights away."""
     unit = configparser.RawConfigParser(strict=False)
@@ -77,7 +125,8 @@ def test_systemd() -> None:
     unit.read(DEPLOY / "systemd" / "wsstream.service")
     service = unit["Service"]
     assert float(service["TimeoutStopSec"]) > DRAIN
-    assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    assert service["ExecReload"] == "/bin/sh -c 'kill -HUP ${MAINPID}'"
+    assert service["RestartPreventExitStatus"] == "2"
     assert service["NoNewPrivileges"] == service["ProtectHome"] == service["DynamicUser"] == "yes"
     assert service["ProtectSystem"] == "strict"
     assert int(service["LimitNOFILE"]) > Config().max_connections
@@ -85,7 +134,7 @@ def test_systemd() -> None:
     assert set(flags) <= {"--config", *[setting.flag for setting in settings()]}
 
 
-# -- the chart. There is no helm where these run: what can be said of templates as text, is.
+# -- the chart as text. What helm makes of it: tests/deploy/test_chart.py.
 
 
 def test_the_charts_versions() -> None:
@@ -126,7 +175,7 @@ def test_every_helper_is_defined() -> None:
 def test_templates_are_yaml_around_their_holes(name: str) -> None:
     """With each hole filled by something harmless, a template is YAML of the expected kind."""
     text = (CHART / "templates" / f"{name}.yaml").read_text()
-    text = re.sub(r"^\s*\{\{-? (?:if|with|range|end)\b.*\}\}$\n?", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^\s*\{\{-? (?!include|toYaml).*\}\}$\n?", "", text, flags=re.MULTILINE)
     text = re.sub(r"\{\{-? (?:include|toYaml) .*n?indent (\d+) \}\}", " {filled: x}", text)
     text = re.sub(r"^(\s*)\{filled: x\}$", r"\1filled: x", text, flags=re.MULTILINE)
     text = re.sub(r"\{\{[^}]*\}\}", "x", text)

@@ -58,9 +58,14 @@ def wait_for(what: Callable[[], bool], seconds: float, why: Callable[[], str] = 
         time.sleep(0.2)
 
 
+def python_with(module: str) -> str:
+    """A Python that has ``module``, which is none of ours; the test that wants it is skipped where there is none."""
+    found = BIN / "python"
+    if not found.exists() or attempt(found, "-c", f"import {module}").returncode:
+        pytest.skip(f"no {module} here")
+    return str(found)
+
+
 def python() -> str:
     """The Python that runs the tests."""
     return sys.executable
-
-
-__all__ = ["BIN", "CHART", "DEPLOY", "MARKS", "attempt", "python", "run", "tool", "wait_for"]

@@ -5,7 +5,7 @@ folder=$1
 python=${PYTHON:-python3}
 
 want() {
-    "$folder/bin/pip" install --quiet --disable-pip-version-check "$@" || echo "not to be had: $*"
+    "$folder/bin/pip" install -qq --disable-pip-version-check "$@" || echo "not to be had: $*"
 }
 
 [ -x "$folder/bin/pip" ] || "$python" -m venv "$folder"
