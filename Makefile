@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types unit proxies js js-full browser slow bench bench-browser autobahn fuzz sbom constraints clean
+.PHONY: run test lint types unit proxies js js-full browser slow bench bench-browser autobahn fuzz deploy-check sbom constraints clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m wsstream
@@ -61,7 +61,7 @@ bench-browser: $(VENV)/.installed
 	tests/browser/run.sh bench
 
 slow: $(VENV)/.tested
-	$(BIN)/python -m pytest -m slow -q
+	$(BIN)/python -m pytest -m "slow and not deploy" -q
 
 bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/compare.py
@@ -74,12 +74,22 @@ autobahn: $(VENV)/.tested
 fuzz: $(VENV)/.tested
 	$(BIN)/python -m pytest -m slow -q -s tests/fuzz
 
-# What is installed to run the server, as CycloneDX. It is not kept here: it belongs to a build.
-sbom: $(VENV)/.installed
+# What lies in deploy/, and what is published, under the tools of others: images, charts, rules, units, wheels. The first
+# time takes ten minutes; as root on Debian what is missing is installed, else it says what it skips.
+deploy-check: $(VENV)/.tested
+	tests/deploy/tools.sh $(VENV)/deploy
+	$(BIN)/python -m pytest -m deploy -q -rs --durations=5 tests/deploy
+
+# What is installed to run the server, and not what tests it, as CycloneDX. It is not kept here: it belongs to a build.
+sbom:
+	rm -rf $(VENV)/shipped
 	$(PYTHON) -m venv $(VENV)/sbom
+	$(PYTHON) -m venv --without-pip $(VENV)/shipped
 	$(VENV)/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom
+	$(VENV)/sbom/bin/pip --python $(VENV)/shipped/bin/python install --quiet --disable-pip-version-check \
+		--constraint constraints.txt .
 	mkdir -p dist
-	$(VENV)/sbom/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible \
+	$(VENV)/sbom/bin/cyclonedx-py environment $(VENV)/shipped/bin/python --pyproject pyproject.toml --output-reproducible \
 		--output-file dist/wsstream.cdx.json
 
 # Pins exactly what is installed now; names packages and versions only.

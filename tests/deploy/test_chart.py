@@ -70,7 +70,7 @@ def test_kubernetes_takes_it(everything: Path, tmp_path: Path, version: str) -> 
 
 
 def test_the_server_reads_its_settings(everything: Path) -> None:
-    """File and variables, as the chart writes them, are settings that the server takes, with the values that were set."""
+    """File and variables, as the chart writes them, are settings that the server takes with their values."""
     documents = render("-f", everything)
     container = of_kind(documents, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
     file = everything.with_name("wsstream.toml")
@@ -86,7 +86,7 @@ def test_the_server_reads_its_settings(everything: Path) -> None:
 
 
 def test_nobody_installs_what_does_not_start() -> None:
-    """Without a word on users, and with an address of its own, the chart says what is wrong instead of installing it."""
+    """Without a word on users, or with an address of its own, the chart says what is wrong and installs nothing."""
     helm = tool("helm")
     for values, word in [((), "existingSecret"), ((*OPEN, "--set", "config.port=1"), "service.port")]:
         done = attempt(helm, "template", "t", CHART, *values)
@@ -119,4 +119,3 @@ def test_services_find_their_pods(everything: Path) -> None:
     assert len(found) == 1
     alerts = (DEPLOY / "prometheus" / "alerts.yml").read_text()
     assert f'job="{found[0]["metadata"]["labels"][monitor["jobLabel"]]}"' in alerts
-

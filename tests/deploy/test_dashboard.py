@@ -9,4 +9,5 @@ pytestmark = MARKS
 
 def test_grafana_knows_every_word_of_it() -> None:
     """Read into Grafana's schema and written again, the dashboard is what it was: no key is misspelt or misplaced."""
-    run(python_with("grafana_foundation_sdk"), ROOT / "tests" / "deploy" / "grafana.py", DEPLOY / "grafana" / "wsstream.json")
+    reader = ROOT / "tests" / "deploy" / "grafana.py"
+    run(python_with("grafana_foundation_sdk"), reader, DEPLOY / "grafana" / "wsstream.json")

@@ -15,7 +15,7 @@ want kubernetes-validate==1.37.0
 want check-jsonschema==0.39.0
 want grafana-foundation-sdk
 want "cyclonedx-python-lib[json-validation]==11.12.0"
-want twine build
+want twine build hatchling
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     missing=()

@@ -1,0 +1,145 @@
+"""What is published: the wheel, the sources and the bill of materials, as somebody else gets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tarfile
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.conftest import ROOT, clean_environ
+from tests.deploy.tools import MARKS, attempt, python, python_with, run, tool
+from wsstream import __version__
+
+pytestmark = MARKS
+
+SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
+LICENCES = {"LICENSE", "clients/js/vendor/highlight/LICENSE", "clients/js/vendor/marked/LICENSE"}
+HOUSE = ("tests/test_deploy.py", "tests/test_docs.py", "tests/test_layout.py", "tests/test_imports.py")
+SIZE = 700_000
+"""Bytes that the wheel may have: it was 532 thousand."""
+
+
+class Built(NamedTuple):
+    """What is published."""
+
+    wheel: Path
+    sources: Path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The sources of this checkout, and the wheel that is built from them alone."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(python_with("build"), "-m", "build", "--no-isolation", "--outdir", folder, ROOT)
+    return Built(next(folder.glob("*.whl")), next(folder.glob("*.tar.gz")))
+
+
+def test_the_registry_takes_it(built: Built) -> None:
+    """Twine's strictest check has no warning."""
+    assert run(tool("twine"), "check", "--strict", *built).count("PASSED") == 2
+
+
+def test_the_wheel_holds_what_it_should(built: Built) -> None:
+    """Every module, the mark of types and all licences are in it, nothing of the tests, and little besides."""
+    names = set(zipfile.ZipFile(built.wheel).namelist())
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "wsstream").rglob("*.py")}
+    about = f"wsstream-{__version__}.dist-info"
+    assert {name for name in names if name.endswith(".py")} == modules
+    assert "wsstream/py.typed" in names
+    assert {f"{about}/licenses/{name}" for name in LICENCES} <= names
+    assert {name for name in names if not name.startswith(("wsstream/", f"{about}/"))} == set()
+    assert not [name for name in names if re.search(r"__pycache__|node_modules|\.test\.|/tests?/", name)]
+    assert built.wheel.stat().st_size < SIZE
+
+
+def test_the_sources_stand_alone(built: Built, tmp_path: Path) -> None:
+    """The tests that hold the house in order pass in the unpacked sources, which have nothing that was made."""
+    with tarfile.open(built.sources) as archive:
+        made = [
+            name for name in archive.getnames() if re.search(r"__pycache__|node_modules|\.venv|\.db$|/\.git/", name)
+        ]
+        assert made == []
+        archive.extractall(tmp_path, filter="data")
+    folder = tmp_path / f"wsstream-{__version__}"
+    environ = {**os.environ, "PYTHONPATH": str(folder)}
+    run(python(), "-m", "pytest", "-q", "-p", "no:cacheprovider", *HOUSE, cwd=folder, environ=environ)
+
+
+def pythons() -> Iterator[tuple[str, str]]:
+    """Each supported version, and a Python of it if one is here."""
+    for version in SUPPORTED:
+        name = f"python{version}"
+        candidates = [shutil.which(name), *Path.home().glob(f".pyenv/versions/{version}.*/bin/{name}")]
+        for candidate in candidates:
+            if candidate and not attempt(candidate, "-c", "import venv, ssl").returncode:
+                yield version, str(candidate)
+                break
+        else:
+            yield version, ""
+
+
+@pytest.mark.parametrize(("version", "command"), pythons(), ids=SUPPORTED)
+def test_a_wheel_is_all_it_takes(built: Built, tmp_path: Path, version: str, command: str) -> None:
+    """In an empty environment of each Python, the wheel without extras tells its version, serves its page and answers."""
+    if not command:
+        pytest.skip(f"no Python {version} here")
+    run(command, "-m", "venv", tmp_path / "empty")
+    own = tmp_path / "empty" / "bin" / "python"
+    run(own, "-m", "pip", "install", "-qq", "--constraint", ROOT / "constraints.txt", built.wheel)
+    environ = {name: value for name, value in clean_environ().items() if name != "PYTHONPATH"}
+    assert __version__ in run(own, "-m", "wsstream", "--version", cwd=tmp_path, environ=environ)
+    assert __version__ in run(tmp_path / "empty" / "bin" / "wsstream", "--version", cwd=tmp_path, environ=environ)
+    assert serves(own, tmp_path, environ) == 0
+
+
+def serves(own: Path, folder: Path, environ: dict[str, str]) -> int:
+    """Whether an installed server gives its page and an answer; its exit status after SIGTERM."""
+    command = [str(own), *"-m wsstream serve --port 0 --metrics-port 0 --provider demo".split()]
+    with subprocess.Popen(command, cwd=folder, env=environ, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            page = server.stdout.readline().split()[-1]
+            for name in ("", "clients/js/wsstream.js"):
+                with urllib.request.urlopen(page + name, timeout=10) as answer:
+                    assert answer.read()
+            body = {"model": "demo:rate=0,tokens=9", "messages": [{"role": "user", "content": "x"}]}
+            request = urllib.request.Request(
+                f"{page}v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                assert json.load(answer)["choices"]
+        finally:
+            server.send_signal(signal.SIGTERM)
+    return server.returncode
+
+
+def test_the_bill_of_materials(tmp_path: Path) -> None:
+    """Made from a clean checkout, it is CycloneDX, and names what a server needs, as pinned, and no tool of ours."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout here")
+    check = python_with("cyclonedx.validation.json")
+    checkout = tmp_path / "checkout"
+    run("git", "clone", "--quiet", ROOT, checkout)
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run("make", "sbom", f"PYTHON={python()}", cwd=checkout, environ=environ, patience=500)
+    named = run(check, ROOT / "tests" / "deploy" / "bom.py", checkout / "dist" / "wsstream.cdx.json").split()
+    pinned = {line.lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
+    components = {line.lower().replace("_", "-") for line in named}
+    assert f"wsstream=={__version__}" in components
+    assert {"websockets", "openai", "apsw", "starlette"} <= {line.partition("==")[0] for line in components}
+    assert components - pinned == {f"wsstream=={__version__}"}
+    assert not {"pip", "pytest", "ruff", "mypy"} & {line.partition("==")[0] for line in components}
+    assert str(checkout) not in (checkout / "dist" / "wsstream.cdx.json").read_text(), (
+        "it names no path of this machine"
+    )
