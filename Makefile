@@ -89,7 +89,9 @@ sbom:
 	$(VENV)/sbom/bin/pip --python $(VENV)/shipped/bin/python install --quiet --disable-pip-version-check \
 		--constraint constraints.txt .
 	mkdir -p dist
-	$(VENV)/sbom/bin/cyclonedx-py environment $(VENV)/shipped/bin/python --pyproject pyproject.toml --output-reproducible \
+	sed "s/^dynamic = .*/version = \"$$($(VENV)/shipped/bin/python -c 'import wsstream; print(wsstream.__version__)')\"/" \
+		pyproject.toml > $(VENV)/sbom/pyproject.toml
+	$(VENV)/sbom/bin/cyclonedx-py environment $(VENV)/shipped/bin/python --pyproject $(VENV)/sbom/pyproject.toml --output-reproducible \
 		--output-file dist/wsstream.cdx.json
 
 # Pins exactly what is installed now; names packages and versions only.

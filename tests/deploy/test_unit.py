@@ -42,16 +42,21 @@ def test_it_can_do_little() -> None:
     assert float(found[1]) <= EXPOSURE
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[str]:
-    """A machine that has booted with the unit."""
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image of a machine with the unit."""
     need_containers()
     build(IMAGE, DEPLOY / "docker" / "Dockerfile", PYTHON=BASE)
-    nothing = tmp_path / "ignore"
+    nothing = tmp_path_factory.mktemp("ignore") / "nothing"
     nothing.touch()
-    build(MACHINE, ROOT / "tests" / "deploy" / "systemd.containerfile", nothing, IMAGE=IMAGE, BASE=BASE)
+    return build(MACHINE, ROOT / "tests" / "deploy" / "systemd.containerfile", nothing, IMAGE=IMAGE, BASE=BASE)
+
+
+@pytest.fixture
+def machine(installed: str) -> Iterator[str]:
+    """It, booted."""
     options = ("--systemd=always", "--privileged", "--network=none", "--ulimit=nofile=20000:20000")
-    with container(MACHINE, *options) as name:
+    with container(installed, *options) as name:
         yield name
 
 
