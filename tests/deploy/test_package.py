@@ -103,7 +103,7 @@ def serves(own: Path, folder: Path, environ: dict[str, str]) -> int:
         assert server.stdout is not None
         try:
             page = server.stdout.readline().split()[-1]
-            for name in ("", "clients/js/wsstream.js"):
+            for name in ("", "static/js/wsstream.js"):
                 with urllib.request.urlopen(page + name, timeout=10) as answer:
                     assert answer.read()
             body = {"model": "demo:rate=0,tokens=9", "messages": [{"role": "user", "content": "x"}]}
