@@ -2,6 +2,8 @@
 import { $ } from "./elements.js";
 
 const TALLEST = 0.32;
+/** Where a finger is the pointer, focus would bring up a keyboard that nobody asked for. */
+const touch = matchMedia("(hover: none)");
 
 export class Composer {
   #editing = null;
@@ -10,6 +12,8 @@ export class Composer {
   constructor(acts) {
     this.acts = acts;
     $("composer").addEventListener("submit", (event) => this.#submit(event));
+    // What sends becomes what stops: the second half of a double click is not meant for that.
+    $("send").addEventListener("click", (event) => { if (this.isRunning && event.detail > 1) event.preventDefault(); });
     $("prompt").addEventListener("keydown", (event) => this.#key(event));
     $("prompt").addEventListener("input", () => this.#fit());
     $("stop-editing").addEventListener("click", () => this.edit(null));
@@ -32,13 +36,15 @@ export class Composer {
   }
 
   get isEditing() { return this.#editing !== null; }
-  focus() { $("prompt").focus(); }
+
+  /** Where one goes on after something was done elsewhere. */
+  focus() { $(touch.matches && !this.isEditing ? "messages" : "prompt").focus(); }
 
   #submit(event) {
     event.preventDefault();
     if (this.isRunning) return this.acts.stop();
     const text = $("prompt").value.trim();
-    if (!text) return;
+    if (!text) return $("prompt").focus();
     const editing = this.#editing;
     this.edit(null);
     if (editing) this.acts.replace(editing, text);

@@ -29,6 +29,7 @@ export class Conversation {
     catch (error) { return this.#restoreFailed(error); }
     // Asked something before the history came: what is on the page is newer.
     if (!this.isEmpty) return;
+    if (!history.messages.length) return this.notify("The server has nothing of this conversation any more.");
     if (history.title) this.sessions.rename(this.id, history.title);
     const replaced = this.sessions.replaced(this.id);
     const gone = new Set(history.messages.flatMap(({ stream_id }, at) => replaced.has(stream_id) ? [at, at - 1] : []));
@@ -38,9 +39,17 @@ export class Conversation {
 
   #restoreFailed(error) {
     this.restored = false;
-    if (error.answer && error.answer.error_type !== "rate_limit") return;
-    this.node.append(notice(`What was said before could not be read. ${error.message}`));
+    this.notify(`What was said before could not be read. ${error.message}`);
   }
+
+  /** Says something at the end of the conversation; what was said there last gives way, so that nothing piles up. */
+  notify(words) {
+    this.#hush();
+    this.node.append(notice(words));
+    this.hooks.changed(this);
+  }
+
+  #hush() { if (this.node.lastChild?.matches(".notice")) this.node.lastChild.remove(); }
 
   #restoreOne({ role, content, is_complete, stream_id, last_chunk_id }) {
     const text = typeof content === "string" ? content : (content ?? []).map((part) => part.text ?? "").join("");
@@ -61,6 +70,7 @@ export class Conversation {
     const stream = this.client.chat(this.#prompt(text), config, { sessionId: this.id });
     stream.addEventListener("start", () => publish("started", { sessionId: this.id, streamId: stream.info.streamId, text }), { once: true });
     this.#follow(answer, stream);
+    if (this.client.state !== "connected") answer.waits();
     this.hooks.changed(this);
   }
 
@@ -121,6 +131,7 @@ export class Conversation {
   }
 
   #add(message) {
+    this.#hush();
     this.messages.push(message);
     this.node.append(message.node);
     return message;

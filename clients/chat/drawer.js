@@ -2,13 +2,15 @@
 import { $, say } from "./elements.js";
 import { pace, painter } from "./paint.js";
 import { Timeline } from "./timeline.js";
-import { goOffline, passing } from "./wire.js";
+import { goOffline, passing, WINDOW } from "./wire.js";
 import { count, milliseconds } from "./words.js";
 
 const REFRESH_MS = 100;
 const RATE_OVER_MS = 2_000;
 const LETTERS_PER_SECOND = 240;
 const PAINTS = 120;
+/** As in drawer.css. */
+const narrow = matchMedia("(max-width: 72rem)");
 
 /** A slider's 0…100 to a number between two, evenly in powers of ten, in round figures. */
 function power(value, least, most) {
@@ -21,7 +23,7 @@ export class Drawer {
   #timeline = new Timeline($("timeline")); #timer = 0;
   #arrivals = []; #paints = []; #seenAt = new Map(); #ackWait = 0;
 
-  /** @param {{flood: (model: string, words: string) => void, stream: () => object|null}} acts */
+  /** @param {{flood: (model: string, words: string) => void, stream: () => object|null, frozen: () => void}} acts */
   constructor(client, acts) {
     this.client = client;
     this.acts = acts;
@@ -53,6 +55,9 @@ export class Drawer {
   }
 
   get isOpen() { return !$("drawer").hidden; }
+  /** Whether it lies over the answer where it is open. */
+  get covers() { return narrow.matches; }
+  set running(running) { $("flood").setAttribute("aria-disabled", String(running)); }
   get #rate() { return power(Number($("rate").value), 10, 5_000); }
   get #tokens() { return power(Number($("tokens").value), 100, 100_000); }
 
@@ -65,10 +70,13 @@ export class Drawer {
     this.acts.flood(`demo:rate=${this.#rate},tokens=${this.#tokens}`, `${count(this.#tokens)} tokens at ${count(this.#rate)} a second`);
   }
 
+  thaw() { if (painter.paused) this.#freeze(); }
+
   #freeze() {
     painter.paused = !painter.paused;
-    $("freeze").setAttribute("aria-pressed", String(painter.paused));
+    $("freeze").classList.toggle("on", painter.paused);
     $("freeze").textContent = painter.paused ? "Let it go on" : "Freeze reader";
+    this.acts.frozen();
   }
 
   #came({ stream, chunks }) {
@@ -89,7 +97,7 @@ export class Drawer {
 
   #draw() {
     const info = this.acts.stream()?.info;
-    const { window = 50, inFlight = 0, received = 0, resumes = 0 } = info ?? {};
+    const { window = WINDOW, inFlight = 0, received = 0, resumes = 0 } = info ?? {};
     Object.assign($("gauge"), { max: window, value: inFlight });
     $("gauge").classList.toggle("full", inFlight >= window);
     say($("inflight"), `${inFlight} / ${window}`);

@@ -20,7 +20,7 @@ export class Question {
     this.node = element("article", { className: "message mine", label: "You" },
       element("div", { className: "said" }, text),
       element("div", { className: "tools" },
-        tool("Copy", (button) => copy(text, button)), tool("Edit", () => edit(this))));
+        tool("Copy", (button) => copy(text, button)), tool("Edit", () => edit(this), "anew")));
   }
 }
 
@@ -35,7 +35,7 @@ export class Answer {
     this.hooks = hooks;
     this.body = element("div", { className: "answer main" });
     this.note = element("p", { className: "note" });
-    this.retry = tool("Try again", () => hooks.retry(this));
+    this.retry = tool("Try again", () => hooks.retry(this), "anew");
     this.copying = tool("Copy", (button) => copy(this.text, button));
     this.node = element("article", { className: "message", label: "Answer" }, this.body,
       element("div", { className: "foot" }, this.note,
@@ -86,9 +86,13 @@ export class Answer {
   stop() {
     if (!this.running || this.stream.info.cancelled) return;
     this.#stopped = performance.now();
-    this.stream.cancel();
     this.#say("Stopping…", "wait");
+    // What no server knows yet ends at once, and says so.
+    this.stream.cancel();
   }
+
+  /** Asked while there is nobody to ask. */
+  waits() { this.#say(this.#status = "Not connected: it is asked when the connection is back.", "wait"); }
 
   #come({ kind, content = "" }) {
     const { stream } = this;
@@ -176,8 +180,8 @@ export class Answer {
 
 export function notice(words) { return element("p", { className: "notice", role: "alert" }, words); }
 
-function tool(words, act) {
-  const button = element("button", { type: "button" }, words);
+function tool(words, act, className = "") {
+  const button = element("button", { type: "button", className }, words);
   button.addEventListener("click", () => act(button));
   return button;
 }

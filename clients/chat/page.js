@@ -1,9 +1,9 @@
 /** Wires the page together. Text reaches it only through text nodes. */
 import { Composer } from "./composer.js";
+import { announce } from "./announcer.js";
 import { Conversation } from "./conversation.js";
 import { Drawer } from "./drawer.js";
 import { $, copy, say } from "./elements.js";
-import { notice } from "./message.js";
 import { chosen, setUpModels } from "./models.js";
 import { painter } from "./paint.js";
 import { Recall } from "./recall.js";
@@ -19,8 +19,6 @@ import { connectionWords, trouble } from "./words.js";
 /** Conversations kept on the page, besides those in which an answer runs. */
 const KEPT = 8;
 const CONNECTION_MS = 500;
-/** As in drawer.css: there the drawer covers the answer. */
-const narrow = matchMedia("(max-width: 72rem)");
 
 setUpTheme();
 setUpModels();
@@ -31,11 +29,16 @@ const watcher = new Watcher(client, changedElsewhere);
 const scrolling = new Scrolling($("messages"));
 /** @type {Map<string, Conversation>} the one used last comes last */
 const open = new Map();
+let isLost = false;
 
 const hooks = {
   changed: (conversation) => { if (conversation === current()) refresh(); },
   edit: (conversation, question) => { if (!conversation.running) composer.edit(question); },
-  retry: (conversation, question) => { if (question) conversation.replace(question, question.text, chosen()); },
+  retry: (conversation, question) => {
+    if (!question) return;
+    conversation.replace(question, question.text, chosen());
+    composer.focus();
+  },
 };
 
 const current = () => open.get(sessions.current);
@@ -63,7 +66,7 @@ function refresh() {
   const conversation = current();
   watcher.watch(sessions.find(conversation.id) ? conversation.id : null);
   $("welcome").hidden = !conversation.isEmpty || Boolean(sessions.find(conversation.id));
-  composer.running = conversation.running !== null;
+  composer.running = drawer.running = conversation.running !== null;
   const title = sessions.title();
   say($("title"), title);
   document.title = sessions.find(conversation.id) ? `${title} – wsstream` : "wsstream";
@@ -76,15 +79,22 @@ function ask(text, model) {
   scrolling.toEnd();
 }
 
+/** A frozen reader would never come to the end. */
+function stop() {
+  drawer.thaw();
+  current().running?.stop();
+}
+
 function rename(id, title) {
+  if (title === sessions.title(id)) return;
+  if (!client.rename(title, id)) return current().notify("Not connected: nothing was renamed.");
   sessions.rename(id, title);
-  client.rename(title, id);
 }
 
 /** Gone here at once; the server is told, or the person is. */
 function remove(id) {
   if (!confirm(`Delete “${sessions.title(id)}”? It cannot be brought back.`)) return;
-  if (!client.deleteSession(id)) return current().node.append(notice("Not connected: nothing was deleted."));
+  if (!client.deleteSession(id)) return current().notify("Not connected: nothing was deleted.");
   publish("deleted", { id });
   forget(id);
 }
@@ -107,7 +117,7 @@ function forgetElsewhere(id) {
   const title = sessions.find(id)?.title;
   const wasHere = id === sessions.current && title;
   forget(id);
-  if (wasHere) current().node.append(notice(`“${title}” was deleted elsewhere.`));
+  if (wasHere) current().notify(`“${title}” was deleted elsewhere.`);
 }
 
 /** Tabs of this browser are quicker to say so, and know the question. */
@@ -115,10 +125,20 @@ function discover(session_id, stream_id) {
   open.get(session_id)?.discover(stream_id).catch((error) => console.warn("An answer that began elsewhere is not shown:", error));
 }
 
+/** Once for each loss: not each try, and not the first connection. */
+function announceConnection() {
+  const before = $("connection").dataset.state;
+  if (before === "connected" && client.state !== "connected") announce("The connection is lost.");
+  else if (isLost && client.state === "connected") announce("Connected again.");
+  else return;
+  isLost = client.state !== "connected";
+}
+
 function showConnection() {
+  announceConnection();
   $("connection").dataset.state = client.state;
   say($("connection-words"), connectionWords(client, isOffline()));
-  const why = trouble(client);
+  const why = trouble(client) || (painter.paused ? "The reader is frozen: nothing is shown until it goes on." : "");
   say($("trouble"), why);
   $("trouble").hidden = !why;
   $("reconnect").hidden = isOffline() || (client.state !== "waiting" && client.state !== "stopped");
@@ -127,7 +147,7 @@ function showConnection() {
 const composer = new Composer({
   send: (text) => ask(text),
   replace: (question, text) => current().replace(question, text, chosen()),
-  stop: () => current().running?.stop(),
+  stop,
   editLast: () => {
     const question = current().messages.findLast(({ role }) => role === "user");
     if (question) composer.edit(question);
@@ -137,15 +157,21 @@ const sidebar = new Sidebar(sessions, { open: (id) => { show(id); composer.focus
 const drawer = new Drawer(client, {
   stream: () => current().messages.findLast(({ stream }) => stream)?.stream ?? null,
   flood: (model, words) => { if (!current().running) ask(words, model); },
+  frozen: showConnection,
 });
 
 const shortcuts = new Map([["n", () => { show(); composer.focus(); }], ["k", () => sidebar.search()], ["u", () => drawer.toggle()]]);
 
 addEventListener("keydown", (event) => {
+  if ($("shortcuts").open) return;
   const typing = event.target.closest?.("input, textarea, select");
-  if (event.altKey && !event.ctrlKey && shortcuts.has(event.key.toLowerCase())) shortcuts.get(event.key.toLowerCase())();
+  const shortcut = event.altKey && !event.ctrlKey && (shortcuts.get(event.key.toLowerCase()) ?? shortcuts.get(event.code.slice(-1).toLowerCase()));
+  if (shortcut) shortcut();
+  // There it empties the field.
+  else if (event.key === "Escape" && event.target.id === "search" && event.target.value) return;
   else if (event.key === "Escape" && composer.isEditing) composer.edit(null);
-  else if (event.key === "Escape" && !$("shortcuts").open) current().running?.stop();
+  else if (event.key === "Escape" && drawer.covers && $("drawer").contains(event.target)) drawer.toggle();
+  else if (event.key === "Escape") stop();
   else if (event.key === "?" && !typing) $("shortcuts").showModal();
   else return;
   event.preventDefault();
@@ -163,14 +189,15 @@ $("starters").addEventListener("click", ({ target }) => {
   if (!button) return;
   const { ask: words, model, drawer: hood } = button.dataset;
   ask(words, model);
-  if (hood !== undefined && !drawer.isOpen && !narrow.matches) drawer.toggle({ focus: false });
+  composer.focus();
+  if (hood !== undefined && !drawer.isOpen && !drawer.covers) drawer.toggle({ focus: false });
 });
 sessions.addEventListener("change", () => { if (current()) refresh(); });
 subscribe("started", ({ sessionId, streamId, text }) => open.get(sessionId)?.join(streamId, text));
 subscribe("deleted", ({ id }) => forget(id));
 
 client.addEventListener("stateChange", showConnection);
-client.addEventListener("error", ({ detail }) => current().node.append(notice(detail.message.message)));
+client.addEventListener("error", ({ detail }) => current().notify(detail.message.message));
 setInterval(showConnection, CONNECTION_MS);
 const painted = painter.onPaint;
 painter.onPaint = (due, ms) => { painted(due, ms); scrolling.follow(); };

@@ -9,7 +9,11 @@ export class Scrolling {
   constructor(node) {
     this.node = node;
     node.addEventListener("scroll", () => this.#look(), { passive: true });
-    $("to-end").addEventListener("click", () => this.toEnd());
+    $("to-end").addEventListener("click", () => {
+      // The button is about to go, and the focus with it.
+      node.focus();
+      this.toEnd();
+    });
     new ResizeObserver(() => this.follow()).observe(node);
   }
 

@@ -2,7 +2,10 @@
 import { $ } from "./elements.js";
 
 const KEY = "wsstream.theme";
-const ORDER = ["system", "light", "dark"];
+const wantsDark = matchMedia("(prefers-color-scheme: dark)");
+
+/** First what is not to be seen already, so that every other press changes something, the first one too. */
+const order = () => (wantsDark.matches ? ["system", "light", "dark"] : ["system", "dark", "light"]);
 
 export function setUpTheme() {
   let theme = localStorage.getItem(KEY) ?? "system";
@@ -15,10 +18,10 @@ export function setUpTheme() {
     document.querySelector("meta[name=theme-color]").content = ground;
   };
   $("theme").addEventListener("click", () => {
-    theme = ORDER[(ORDER.indexOf(theme) + 1) % ORDER.length];
+    theme = order()[(order().indexOf(theme) + 1) % 3];
     localStorage.setItem(KEY, theme);
     apply();
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", apply);
+  wantsDark.addEventListener("change", apply);
   apply();
 }

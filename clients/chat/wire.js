@@ -3,7 +3,7 @@ import { sse, StreamClient, webSocket } from "../js/wsstream.js";
 
 const OFFLINE_MS = 5_000;
 /** A page acknowledges once per frame: at 5,000 tokens a second, two frames are 170 of them. */
-const WINDOW = 200;
+export const WINDOW = 200;
 const address = new URL("/ws", location.href);
 address.protocol = address.protocol.replace("http", "ws");
 

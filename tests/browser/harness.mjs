@@ -5,12 +5,14 @@ import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
 import { after, afterEach, before } from "node:test";
 import { Server } from "./server.mjs";
+import { SHOTS } from "./until.mjs";
+
+export { SHOTS, until, words } from "./until.mjs";
 
 export const MODULES = process.env.WSSTREAM_BROWSER_MODULES ?? ".";
 const require = createRequire(join(resolve(MODULES), "node_modules", "_"));
 export const { chromium } = require("playwright-core");
 export const axeSource = () => require("axe-core").source;
-export const SHOTS = process.env.WSSTREAM_SHOTS ?? "build/screenshots";
 const FLAGS = [
   "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
   "--disable-component-update", "--disable-sync",
@@ -77,19 +79,8 @@ export const finished = (page, timeout = 20_000) => page.locator(".conversation:
 /** The number of letters of the last answer. */
 export const letters = (page) => answer(page).locator(".answer.main").evaluate((node) => node.textContent.length);
 
-export async function until(what, timeout = 10_000) {
-  const end = Date.now() + timeout;
-  for (;;) {
-    const value = await what();
-    if (value) return value;
-    if (Date.now() > end) throw new Error(`not within ${timeout} ms: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-}
-
 /** The text of the last answer, as the page shows it. */
 export const shownText = (page) => answer(page).locator(".answer.main").evaluate((node) => node.textContent);
-export const words = (text) => text.split(/\s+/).filter(Boolean).length;
 export const connection = (page) => page.locator("#connection").getAttribute("data-state");
 
 export async function shot(page, name) {
