@@ -53,7 +53,7 @@ clients/node_modules/.installed: clients/js/package.json
 		$$(node -p 'Object.entries(require("./js/package.json").devDependencies).map((named) => named.join("@")).join(" ")')
 	touch $@
 
-# A real Chromium with a real server; installs both halves of the tooling where it may.
+# Real browsers with a real server; installs Chromium and the tooling where it may. Firefox and WebKit where they are.
 browser: $(VENV)/.installed
 	tests/browser/run.sh test
 

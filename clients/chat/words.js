@@ -36,7 +36,7 @@ export function summary({ finish_reason, usage, ttft_ms, tokens_per_second, elap
   if (usage?.output_tokens) parts.push(`${count(usage.output_tokens)} tokens`);
   if (typeof ttft_ms === "number") parts.push(`first after ${milliseconds(ttft_ms)}`);
   if (tokens_per_second) parts.push(`${count(Math.round(tokens_per_second))} tokens/s`);
-  if (elapsed_seconds) parts.push(`${elapsed_seconds.toFixed(1)} s`);
+  if (elapsed_seconds >= .05) parts.push(`${elapsed_seconds.toFixed(1)} s`);
   return parts.join(" · ");
 }
 
