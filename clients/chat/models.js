@@ -1,5 +1,6 @@
 /** Which model is asked: what the server offers, what the demo can do, or whatever is typed. */
 import { $, element } from "./elements.js";
+import { forAll } from "./storage.js";
 
 const KEY = "wsstream.model";
 const PRESETS = ["demo", "demo:rate=200,tokens=2000", "demo:rate=1000,tokens=20000", "demo:rate=5000,tokens=100000"];
@@ -8,8 +9,8 @@ let providers = new Map();
 let listed = [];
 
 export async function setUpModels() {
-  $("model").value = localStorage.getItem(KEY) ?? "";
-  $("model").addEventListener("change", () => localStorage.setItem(KEY, $("model").value.trim()));
+  $("model").value = forAll.get(KEY) ?? "";
+  $("model").addEventListener("change", () => forAll.set(KEY, $("model").value.trim()));
   $("provider").addEventListener("change", () => { offer(); $("model").value = names()[0] ?? ""; });
   await askServer();
   $("provider").replaceChildren(...[...providers.keys()].map((value) => element("option", { value }, value)));

@@ -1,4 +1,5 @@
 /** The conversations this browser knows: ids and titles in its own storage, in step between tabs. */
+import { forAll, forTab } from "./storage.js";
 import { publish, subscribe } from "./tabs.js";
 
 const KEY = "wsstream.sessions";
@@ -10,7 +11,7 @@ const MOST_REPLACED = 200;
 
 function read() {
   try {
-    const list = JSON.parse(localStorage.getItem(KEY) ?? "[]");
+    const list = JSON.parse(forAll.get(KEY) ?? "[]");
     return Array.isArray(list) ? list.filter((one) => typeof one?.id === "string" && typeof one.title === "string") : [];
   } catch { return []; }
 }
@@ -23,15 +24,19 @@ export class Sessions extends EventTarget {
   /** @type {Entry[]} newest first */
   list = read();
   /** The one on the page; it stands in the list from its first message. Each tab has its own. */
-  current = sessionStorage.getItem(CURRENT) ?? this.list[0]?.id ?? newId();
+  current = forTab.get(CURRENT) ?? this.list[0]?.id ?? newId();
   /** Sessions with a running answer, as far as this tab knows. */
   running = new Set();
 
   constructor() {
     super();
-    subscribe("sessions", () => { this.list = read(); this.#changed(); });
+    subscribe("sessions", () => {
+      if (forAll.get(KEY) === null) return;
+      this.list = read();
+      this.#changed();
+    });
     subscribe("running", ({ id, on }) => this.#setRunning(id, on));
-    sessionStorage.setItem(CURRENT, this.current);
+    forTab.set(CURRENT, this.current);
   }
 
   find(id) { return this.list.find((one) => one.id === id); }
@@ -39,7 +44,7 @@ export class Sessions extends EventTarget {
 
   open(id = newId()) {
     this.current = id;
-    sessionStorage.setItem(CURRENT, id);
+    forTab.set(CURRENT, id);
     this.#changed();
   }
 
@@ -88,8 +93,7 @@ export class Sessions extends EventTarget {
   }
 
   #save() {
-    try { localStorage.setItem(KEY, JSON.stringify(this.list)); }
-    catch (error) { console.warn("The list of conversations could not be kept:", error); }
+    forAll.set(KEY, JSON.stringify(this.list));
     publish("sessions");
     this.#changed();
   }

@@ -1,5 +1,6 @@
 /** Light, dark, or what the system wants. */
 import { $ } from "./elements.js";
+import { forAll } from "./storage.js";
 
 const KEY = "wsstream.theme";
 const wantsDark = matchMedia("(prefers-color-scheme: dark)");
@@ -8,7 +9,7 @@ const wantsDark = matchMedia("(prefers-color-scheme: dark)");
 const order = () => (wantsDark.matches ? ["system", "light", "dark"] : ["system", "dark", "light"]);
 
 export function setUpTheme() {
-  let theme = localStorage.getItem(KEY) ?? "system";
+  let theme = forAll.get(KEY) ?? "system";
   const apply = () => {
     if (theme === "system") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = theme;
@@ -19,7 +20,7 @@ export function setUpTheme() {
   };
   $("theme").addEventListener("click", () => {
     theme = order()[(order().indexOf(theme) + 1) % 3];
-    localStorage.setItem(KEY, theme);
+    forAll.set(KEY, theme);
     apply();
   });
   wantsDark.addEventListener("change", apply);

@@ -130,6 +130,24 @@ describe("controls", () => {
     await finished(page);
   });
 
+  test("Where the browser keeps nothing for pages, all but the memory works.", async () => {
+    const page = await fresh();
+    await page.addInitScript(() => {
+      for (const name of ["localStorage", "sessionStorage"]) {
+        Object.defineProperty(window, name, { get() { throw new DOMException("Access is denied", "SecurityError"); } });
+      }
+    });
+    await page.reload();
+    await ask(page, "one", "demo:rate=0,tokens=5");
+    await finished(page);
+    await page.click("#new");
+    await page.click("#theme");
+    await ask(page, "two", "demo:rate=0,tokens=6");
+    await finished(page);
+    assert.equal(words(await shownText(page)), 6);
+    assert.deepEqual(await page.locator("#sessions .open").allTextContents(), ["two", "one"]);
+  });
+
   test("The first press on the colours changes them, whatever the system wants.", async () => {
     for (const colorScheme of ["light", "dark"]) {
       const page = await fresh({ colorScheme });
