@@ -23,11 +23,13 @@ from wsstream.errors import (
     Draining,
     LogTrimmed,
     MessageTooLarge,
+    RateLimited,
     StoreError,
     UnknownStream,
 )
-from wsstream.feeds import OVERHEAD, Feed, Feeds
+from wsstream.feeds import NO_ROOM_RETRY, OVERHEAD, Feed, Feeds
 from wsstream.flow import SendWindow
+from wsstream.limits import Quotas
 from wsstream.stores import open_store
 from wsstream.stores.database import Database
 from wsstream.streams import Streams
@@ -40,7 +42,9 @@ TEXT = FeedConfig("text/plain")
 async def feeds(store: Any = "memory:", **settings: Any) -> AsyncIterator[Feeds]:
     """The feeds of a server with that store, until it stops."""
     store = open_store(store, "process") if isinstance(store, str) else store
-    streams = Streams(Config(**settings), store, lambda _: None)  # type: ignore[arg-type, return-value]
+    config = Config(**settings)
+    quotas = Quotas.of(config, at_home=True)
+    streams = Streams(config, store, lambda _: None, quotas=quotas)  # type: ignore[arg-type, return-value]
     await streams.open()
     yield streams.feeds
     await streams.close()
@@ -140,6 +144,46 @@ async def test_limits() -> None:
         all_feeds.pressed = False
         assert say(all_feeds, other, "x") is Verdict.TAKEN
         assert (len(all_feeds), all_feeds.size) == (1, OVERHEAD + 1)
+
+
+async def test_one_users_share() -> None:
+    """A user has so many feeds and bytes of them; what is deleted or expires is given back, and nobody else is charged."""
+    async with feeds(max_feeds_per_user=2, max_feeds_bytes_per_user=2 * (OVERHEAD + 10)) as all_feeds:
+        for name in ("a", "b"):
+            feed, _ = all_feeds.create("ann", name, TEXT, b"x" * 10, close=False)
+        await feed.settled()
+        for _ in range(10):
+            with pytest.raises(RateLimited) as refused:
+                all_feeds.create("ann", "c", TEXT, b"", close=False)
+            assert refused.value.retry_after == NO_ROOM_RETRY
+            with pytest.raises(RateLimited):
+                say(all_feeds, feed, "x")
+        assert all_feeds.create("ann", "b", TEXT, b"", close=False)[1] is False  # which she has
+        other, _ = all_feeds.create("bob", "a", TEXT, b"y" * 10, close=False)
+        assert say(all_feeds, other, "x") is Verdict.TAKEN
+        await all_feeds.delete("ann", "a")
+        assert say(all_feeds, feed, "z" * 10) is Verdict.TAKEN
+        all_feeds.create("ann", "c", TEXT, b"", close=False)
+        await all_feeds.delete("bob", "a")
+        assert set(all_feeds._held) == {"ann"}
+        counts = all_feeds._rejections.statistics()
+        assert (counts["feeds_per_user"], counts["feed_bytes_per_user"], counts["feeds"]) == (10, 10, 0)
+
+
+async def test_one_users_share_is_known_after_a_restart(sqlite: str) -> None:
+    """What a user had before counts in the next process, once, also when it was opened and changed."""
+    share = {"max_feeds_per_user": 1, "max_feeds_bytes_per_user": OVERHEAD + 10}
+    async with feeds(sqlite) as before:
+        feed, _ = before.create("ann", "a", TEXT, b"x" * 10, close=False)
+        await feed.settled()
+    async with feeds(sqlite, **share) as after:
+        with pytest.raises(RateLimited):
+            after.create("ann", "b", TEXT, b"", close=False)
+        again = await after.find("ann", "a")
+        with pytest.raises(RateLimited):
+            say(after, again, "x")
+        await after.delete("ann", "a")
+        assert after.create("ann", "b", TEXT, b"x" * 10, close=False)[1]
 
 
 @in_virtual_time

@@ -431,3 +431,18 @@ async def test_a_name_of_a_feed_is_of_its_user(serve: Serve) -> None:
         assert (await client.put(path, headers=his, content="mine")).status_code == 201
         assert (await client.get(path, headers=hers)).text == "secret"
         assert (await client.get(path, headers={"Content-Type": "text/plain"})).status_code == 401
+
+
+async def test_a_user_fills_their_own_share_only(serve: Serve) -> None:
+    """Who has as many feeds as a user may is told 429 and when to come again; another user goes on writing."""
+    server = await serve(durable_writes="on", max_feeds_per_user=2, max_feeds_bytes_per_user=1000)
+    async with httpx2.AsyncClient(base_url=server.url) as client:
+        hers, his = ({"Authorization": f"Bearer {token}", "Content-Type": "text/plain"} for token in (ALICE, BOB))
+        made = [(await client.put(f"{PREFIX}{name}", headers=hers)).status_code for name in "ab"]
+        refused = await client.put(PREFIX + "c", headers=hers)
+        full = await client.post(PREFIX + "a", headers=hers, content="x" * 1000)
+        assert (made, refused.status_code, full.status_code) == ([201, 201], 429, 429)
+        assert refused.headers["retry-after"] == full.headers["retry-after"] == "60"
+        assert (await client.put(PREFIX + "c", headers=his, content="x" * 900)).status_code == 201
+    counts = server.rejections.statistics()
+    assert (counts["feeds_per_user"], counts["feed_bytes_per_user"]) == (1, 1)

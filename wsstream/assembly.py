@@ -92,7 +92,7 @@ class Assembly:
         """
         self.provider(None)
         self.streams = self.guard.streams = Streams(
-            self.config, self.store, self.provider, self._on_failure, self.rejections
+            self.config, self.store, self.provider, self._on_failure, self.rejections, self.guard.quotas
         )
         self._appoint_watchers()  # before the first answer goes on
         try:

@@ -185,10 +185,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="whether clients may write durable streams; auto: where only this machine can connect"),
     ] = "auto"
     max_feeds: Annotated[Count, Meta(description="durable streams of clients at once")] = 1000
+    max_feeds_per_user: Annotated[Count | None, Meta(description="of those, one user's; 100 unless at home")] = None
     max_feed_bytes: Annotated[Bytes, Meta(description="the longest of them, in bytes kept")] = 16 * 1024 * 1024
     max_feeds_bytes: Annotated[Bytes, Meta(description="bytes of all of them, which are in memory too")] = (
         256 * 1024 * 1024
     )
+    max_feeds_bytes_per_user: Annotated[
+        Bytes | None, Meta(description="bytes of one user's; 67108864 unless at home")
+    ] = None
     drain_timeout: Annotated[
         Annotated[float, Meta(gt=0, le=3600)], Meta(description="running answers get to end after SIGTERM")
     ] = 10.0

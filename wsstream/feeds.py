@@ -32,11 +32,15 @@ from wsstream.errors import (
     Draining,
     LogTrimmed,
     MessageTooLarge,
+    RateLimited,
+    RequestError,
     ResumeAhead,
     StoreError,
     UnknownStream,
 )
 from wsstream.flow import SendWindow
+from wsstream.limits import NO_QUOTAS, Quotas
+from wsstream.rejections import Reason, Rejections
 from wsstream.stores.base import Store, StreamRecord, StreamSummary
 from wsstream.writers import Claim, FeedConfig, FeedState, Fork, Ruling, Verdict, judge
 
@@ -47,6 +51,8 @@ OVERHEAD = 64
 LONGEST_TIMER = 86_400.0
 """Seconds after which a feed's expiry is looked at again, at the latest."""
 DEFAULT_TYPE = "application/octet-stream"
+NO_ROOM_RETRY = 60.0
+"""Seconds after which somebody may try again for whom there is no room: room is made by deleting and expiring."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(FeedState).decode
@@ -177,10 +183,26 @@ class Feed:
                 waiter.set_exception(error)
 
 
+class _Held:
+    """What one user has."""
+
+    __slots__ = ("feeds", "size")
+
+    def __init__(self) -> None:
+        self.feeds = 0
+        self.size = 0
+
+
 class Feeds:
     """Every feed of this server."""
 
-    def __init__(self, config: Config, store: Store) -> None:
+    def __init__(
+        self, config: Config, store: Store, rejections: Rejections | None = None, quotas: Quotas = NO_QUOTAS
+    ) -> None:
+        """``quotas``: what one user may have; all who are nobody in particular are one, as are their feeds' names."""
+        self._rejections = rejections or Rejections()
+        self._quotas = quotas
+        self._held: dict[str, _Held] = {}
         self._config = config
         self._store = store
         self._loop = asyncio.get_running_loop()
@@ -281,7 +303,8 @@ class Feeds:
             old.fill(stored.bodies, stored.kinds)
         if feed.broken or not feed.is_closed:
             await self._begin_anew(feed, old, record)
-        self._resize(feed, feed.log.weight)
+        if self._feeds.get(feed.key) is feed:  # and has not expired meanwhile
+            self._resize(feed, feed.log.weight)
 
     async def _begin_anew(self, feed: Feed, old: ChunkLog, record: StreamRecord) -> None:
         self._begin(feed, Content(old.bodies(1, old.tail), bytes(old.kinds(1, old.tail))))
@@ -307,7 +330,7 @@ class Feeds:
             Conflict: there is another, or its source was deleted.
             UnknownStream: there is no such source.
             BadRequest: it has no such place to fork at, or ``data`` is not of the content type.
-            Capacity, MessageTooLarge, Draining: there is no room for it.
+            Capacity, MessageTooLarge, Draining, RateLimited: there is no room for it.
         """
         known = self._current(user, name)
         if known is not None:
@@ -319,7 +342,7 @@ class Feeds:
         form = form_of(config.content_type)
         content = NOTHING if source is None or wish.fork is None else _inherited(source, wish.fork)
         content = _joined(content, to_chunks(form, data) if data else NOTHING)
-        self._check_room(0, content, new=True)
+        self._check_room(user, 0, content, new=True)
         feed = self._make(user, name, config, source)
         feed.state = feed.state.after(None, None, close=close)
         self._begin(feed, content)
@@ -374,12 +397,12 @@ class Feeds:
         """Append, or say why not; it counts when the feed has `settled`. No content and ``close`` only closes.
 
         Raises:
-            Capacity, MessageTooLarge, Draining: there is no room for it.
+            Capacity, MessageTooLarge, Draining, RateLimited: there is no room for it.
         """
         ruling = judge(feed.state, claim, order, has_content=bool(content.bodies), close=close)
         if ruling.verdict is not Verdict.TAKEN:
             return ruling
-        self._check_room(feed.size, content)
+        self._check_room(feed.state.user, feed.size, content)
         feed.state = feed.state.after(claim, order, close=close)
         if content.bodies:
             feed.log.append_bodies(*content)
@@ -393,24 +416,58 @@ class Feeds:
         feed.record = msgspec.structs.replace(feed.record, note=_pack(feed.state))
         self._store.update(feed.record, feed.begin_turn())
 
-    def _check_room(self, size: int, content: Content, *, new: bool = False) -> None:
-        if self._over:
-            raise Draining(retry_after=1.0)
-        if self.pressed:
-            raise Capacity(retry_after=5.0)
-        config = self._config
+    def _check_room(self, user: str, size: int, content: Content, *, new: bool = False) -> None:
+        """See that there is room for ``content`` behind ``size`` bytes of a feed of ``user``."""
         more = content.size + OVERHEAD * len(content.bodies)
+        objection = self._objection(size, more, new) or self._quota_objection(user, more, new)
+        if objection is not None:
+            reason, error = objection
+            self._rejections.count(reason)
+            raise error
+
+    def _objection(self, size: int, more: int, new: bool) -> tuple[Reason, RequestError] | None:
+        config = self._config
+        if self._over:
+            return Reason.DRAINING, Draining(retry_after=1.0)
+        if self.pressed:
+            return Reason.MEMORY, Capacity(retry_after=5.0)
         if size + more > config.max_feed_bytes:
-            raise MessageTooLarge(f"The stream would be larger than {config.max_feed_bytes} bytes")
+            error = MessageTooLarge(f"The stream would be larger than {config.max_feed_bytes} bytes")
+            return Reason.FEED_BYTES, error
         if self._size + more > config.max_feeds_bytes or (new and len(self._feeds) >= config.max_feeds):
-            raise Capacity(retry_after=60.0)
+            return Reason.FEEDS, Capacity(retry_after=NO_ROOM_RETRY)
+        return None
+
+    def _quota_objection(self, user: str, more: int, new: bool) -> tuple[Reason, RequestError] | None:
+        held, quotas = self._held.get(user) or _Held(), self._quotas
+        if new and quotas.feeds is not None and held.feeds >= quotas.feeds:
+            error = RateLimited(f"You have {quotas.feeds} streams, which is as many as may be: delete some")
+            reason = Reason.FEEDS_PER_USER
+        elif quotas.feed_bytes is not None and held.size + more > quotas.feed_bytes:
+            error = RateLimited(f"Your streams would be larger than {quotas.feed_bytes} bytes together: delete some")
+            reason = Reason.FEED_BYTES_PER_USER
+        else:
+            return None
+        error.retry_after = NO_ROOM_RETRY
+        return reason, error
 
     def _resize(self, feed: Feed, size: int) -> None:
-        self._size += size - feed.size
+        more = size - feed.size
+        self._size += more
         feed.size = size
+        self._hold(feed.state.user, 0, more)
+
+    def _hold(self, user: str, feeds: int, size: int) -> None:
+        """``user`` has so much more, or less."""
+        held = self._held.setdefault(user, _Held())
+        held.feeds += feeds
+        held.size += size
+        if not held.feeds and not held.size:
+            del self._held[user]
 
     def _enter(self, feed: Feed) -> None:
         self._feeds[feed.key] = feed
+        self._hold(feed.state.user, 1, 0)
         self._by_stream[feed.stream_id] = feed
         if feed.state.source_id is not None:
             self._forks[feed.state.source_id] += 1
@@ -462,6 +519,7 @@ class Feeds:
         """Know it no longer."""
         if self._feeds.get(feed.key) is feed:
             del self._feeds[feed.key]
+            self._hold(feed.state.user, -1, 0)
         self._resize(feed, 0)
         if feed.timer is not None:
             feed.timer.cancel()

@@ -88,6 +88,10 @@ class Quotas(NamedTuple):
     """Streams asked for per minute that there are not."""
     replay: float | None
     """Bytes per minute."""
+    feeds: int | None
+    """Durable streams."""
+    feed_bytes: int | None
+    """Bytes of all these together."""
 
     @classmethod
     def of(cls, config: Config, *, at_home: bool) -> Quotas:
@@ -108,4 +112,10 @@ class Quotas(NamedTuple):
             greeting=count(config.max_greeting_per_address, 16),
             lookups=either(config.lookups_per_minute, 10),
             replay=either(config.replay_per_minute, 32 * 1024 * 1024),
+            feeds=count(config.max_feeds_per_user, 100),
+            feed_bytes=count(config.max_feeds_bytes_per_user, 64 * 1024 * 1024),
         )
+
+
+NO_QUOTAS = Quotas(*[None] * len(Quotas._fields))
+"""Nobody is limited."""

@@ -105,6 +105,7 @@ class Metrics(Collector):
         """All of them, as they are now."""
         yield from self._server()
         yield from self._answers()
+        yield from self._feeds()
         yield from self._viewers()
         yield from self._wire()
         yield from self._store()
@@ -150,6 +151,11 @@ class Metrics(Collector):
         yield _counter("wsstream_wasted_chunks", "Chunks generated and sent to nobody", wasted)
         yield _counter("wsstream_retries", "Tries of providers after the first of an answer", streams.retries)
         yield from self._model_calls()
+
+    def _feeds(self) -> Iterator[Metric]:
+        feeds = self._sources.streams.feeds
+        yield _gauge("wsstream_feeds", "Durable streams of clients", len(feeds))
+        yield _gauge("wsstream_feeds_bytes", "Their bytes", feeds.size)
 
     def _model_calls(self) -> Iterator[Metric]:
         ledger = self._sources.ledger

@@ -34,6 +34,7 @@ from wsstream.errors import (
 )
 from wsstream.feeds import Feeds
 from wsstream.flow import SendWindow
+from wsstream.limits import NO_QUOTAS, Quotas
 from wsstream.messages import ChatConfig, ChatRequested, ChunkWriter, HistoryMessage, digest_of
 from wsstream.orphans import Continue, OrphanPolicy, Pause, StopAfter, StopAfterChunks, parse_policy
 from wsstream.producer import Limits, Plan, Prepare, Producer, Target, continues
@@ -222,6 +223,7 @@ class Streams:
         provider: Callable[[str | None], Provider],
         on_failure: OnFailure = NO_CALLBACKS,
         rejections: Rejections | None = None,
+        quotas: Quotas = NO_QUOTAS,
     ) -> None:
         """All streams on ``store``.
 
@@ -229,6 +231,7 @@ class Streams:
             provider: gives the provider of a name, or the default one for None; it raises BadRequest for others.
             on_failure: asked what is to become of an answer when a provider fails, by the type of the failure.
             rejections: counts what is turned away.
+            quotas: what one user may have of feeds; of answers, `start` is told.
         """
         self.watchers: Sequence[Watcher] = ()
         self.pressed = False
@@ -247,7 +250,7 @@ class Streams:
         self._provider = provider
         self._loop = asyncio.get_running_loop()
         self._messages = Sessions(store)
-        self.feeds = Feeds(config, store)
+        self.feeds = Feeds(config, store, self._rejections, quotas)
         """The logs that no provider writes."""
         self._streams: dict[str, Stream] = {}
         self._requests: dict[tuple[str, str], str] = {}
