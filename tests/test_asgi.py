@@ -137,11 +137,13 @@ async def test_a_socket_that_takes_nothing(scripted: Scripted) -> None:
 class ScriptedSocket:
     """One ASGI WebSocket without a server."""
 
-    def __init__(self, app: WsstreamApp, send: Callable[[Any], Awaitable[None]], path: str = "/ws") -> None:
+    def __init__(
+        self, app: WsstreamApp, send: Callable[[Any], Awaitable[None]], path: str = "/ws", **scope: Any
+    ) -> None:
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._incoming.put_nowait({"type": "websocket.connect"})
         self._app = app
-        self._scope = {"type": "websocket", "path": path, "headers": [], "subprotocols": ["wsstream.v1"]}
+        self._scope = {"type": "websocket", "path": path, "headers": [], "subprotocols": ["wsstream.v1"], **scope}
         self._send = send
 
     def say(self, text: str) -> None:
@@ -182,8 +184,47 @@ async def test_another_path() -> None:
 async def test_the_limit_of_connections() -> None:
     """A server that is full refuses the next one."""
     async with mounted(made(max_connections=1)) as server, connected(server, path="/chat/ws"):
-        with pytest.raises(InvalidStatus):
-            await connect(f"ws://127.0.0.1:{server.port}/chat/ws", proxy=None)
+        for path in ("ws", "ai"):
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(f"ws://127.0.0.1:{server.port}/chat/{path}", proxy=None)
+            response = refused.value.response
+            assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "remote", "status", "seconds"),
+    [({"max_connections": 1}, "127.0.0.1", 503, 1), ({"max_connections_per_address": 1}, "192.0.2.1", 429, 5)],
+)
+@pytest.mark.parametrize("path", ["/ws", "/ai"])
+async def test_who_cannot_come_in_is_told_when_to_come_again(
+    settings: dict[str, int], remote: str, status: int, seconds: int, path: str
+) -> None:
+    """The refusal is a status with Retry-After where the server can say that, else a close code with the reason."""
+    app = made(**settings)
+    told: list[list[dict[str, Any]]] = []
+
+    def socket(number: int, **scope: Any) -> ScriptedSocket:
+        sent: list[dict[str, Any]] = []
+        told.append(sent)
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        return ScriptedSocket(app, send, path, client=(remote, number), **scope)
+
+    async with socket(1), socket(2, extensions={"websocket.http.response": {}}), socket(3):
+        await until(lambda: len(told[2]) == 2)
+        assert told[0][0]["type"] == "websocket.accept"
+        start, body = told[1]
+        assert (start["status"], dict(start["headers"])[b"retry-after"]) == (status, b"%d" % seconds)
+        assert (start["type"], body["type"]) == ("websocket.http.response.start", "websocket.http.response.body")
+        accept, close = told[2]
+        assert (accept["type"], accept["subprotocol"]) == ("websocket.accept", "wsstream.v1")
+        assert (close["code"], f"Retry after {seconds} s" in close["reason"]) == ({503: 1013, 429: 4429}[status], True)
+        assert len(close["reason"]) <= 123
+        assert app.assembly is not None
+        counts = app.assembly.rejections.statistics()
+        assert sum(counts.values()) == counts["connections"] + counts["connections_per_address"] == 2
 
 
 async def test_the_end_of_the_application(scripted: Scripted) -> None:

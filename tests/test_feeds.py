@@ -147,7 +147,7 @@ async def test_limits() -> None:
 
 
 async def test_one_users_share() -> None:
-    """A user has so many feeds and bytes of them; what is deleted or expires is given back, and nobody else is charged."""
+    """A user has so many feeds and bytes of them; what is deleted is given back, and nobody else is charged."""
     async with feeds(max_feeds_per_user=2, max_feeds_bytes_per_user=2 * (OVERHEAD + 10)) as all_feeds:
         for name in ("a", "b"):
             feed, _ = all_feeds.create("ann", name, TEXT, b"x" * 10, close=False)

@@ -24,12 +24,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsstream.assembly import CLOSE_GRACE, Assembly
 from wsstream.config import Config
-from wsstream.errors import CloseCode, Forbidden, RateLimited, Unauthorized
+from wsstream.errors import CloseCode, Forbidden, Unauthorized
 from wsstream.frames import payloads
 from wsstream.identity import Identity
 from wsstream.messages import SessionChanged
 from wsstream.protocol import SUBPROTOCOL
-from wsstream.registry import ConnectionInfo
+from wsstream.registry import ConnectionInfo, TryLater
 from wsstream.wires import aisdk
 from wsstream.wires.aisdk import AiDialogue
 from wsstream.wires.base import Visitor, counted_address
@@ -234,8 +234,9 @@ class AsgiConnection:
     async def run(self, *, is_ai: bool) -> None:
         """Accept, and speak until either side has closed."""
         await self._receive()  # websocket.connect
-        if not self._is_admitted():
-            await self._send({"type": "websocket.close", "code": CloseCode.TRY_AGAIN_LATER})
+        later = self._hub.registry.turn_away(self, counted_address(visitor(self._scope).remote))
+        if later is not None:
+            await self._turn_away(later, is_ai)
             return
         try:
             await self._accept(is_ai)
@@ -245,21 +246,35 @@ class AsgiConnection:
             if self._dialogue is not None:
                 self._dialogue.end()
 
-    def _is_admitted(self) -> bool:
-        try:
-            return self._hub.registry.admit(self, counted_address(visitor(self._scope).remote))
-        except RateLimited:
-            return False
+    async def _turn_away(self, later: TryLater, is_ai: bool) -> None:
+        """Answer the handshake with a status, where the server can; else open the socket to close it with a code.
+
+        A close before that would be a 403 (ASGI, "Close"), which says that it is of no use to come again.
+        """
+        if "websocket.http.response" in self._scope.get("extensions", {}):
+            headers = [(b"content-type", b"text/plain"), (b"retry-after", b"%d" % later.seconds)]
+            await self._send({"type": "websocket.http.response.start", "status": later.status, "headers": headers})
+            await self._send({"type": "websocket.http.response.body", "body": later.text.encode() + b"\n"})
+            return
+        await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol(is_ai)})
+        code = CloseCode.TOO_SLOW if later.status == 429 else CloseCode.TRY_AGAIN_LATER
+        reason = f"{later.text} Retry after {later.seconds} s"
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+
+    def _subprotocol(self, is_ai: bool) -> str | None:
+        offered: list[str] = self._scope.get("subprotocols", [])
+        if is_ai and offered:
+            return offered[0]
+        return SUBPROTOCOL if SUBPROTOCOL in offered else None
 
     async def _accept(self, is_ai: bool) -> None:
-        offered: list[str] = self._scope.get("subprotocols", [])
-        taken = offered[0] if is_ai and offered else SUBPROTOCOL if SUBPROTOCOL in offered else None
+        taken = self._subprotocol(is_ai)
         await self._send({"type": "websocket.accept", "subprotocol": taken})
         if is_ai:
             self._dialogue = AiDialogue(self._hub, self, self._hub.gate, visitor(self._scope), pings=False)
             return
         self._dialogue = Dialogue(self._hub, self, batch=taken is not None, visitor=visitor(self._scope))
-        if offered and taken is None:
+        if self._scope.get("subprotocols") and taken is None:
             self.close(CloseCode.UNKNOWN_VERSION, f"this server speaks {SUBPROTOCOL}")
 
     async def _speak(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import secrets
 import socket
 import sys
@@ -23,7 +22,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol as WebSocket
 from websockets.typing import Subprotocol
 
-from wsstream.errors import CloseCode, Forbidden, RateLimited
+from wsstream.errors import CloseCode, Forbidden
 from wsstream.inbound import Alignment, short_text
 from wsstream.messages import SessionChanged
 from wsstream.protocol import SUBPROTOCOL
@@ -205,17 +204,13 @@ class NativeConnection(asyncio.Protocol):
         """What to say to somebody who may not come in, before anything is kept of them."""
         try:
             self._hub.gate.look_at(visitor)
-            if self._hub.registry.admit(self, counted_address(visitor.remote)):
-                return None
         except Forbidden as error:
             return self._websocket.reject(403, f"{error}\n")
-        except RateLimited as error:
-            return self._try_later(429, str(error), error.retry_after)
-        return self._try_later(503, "Server at capacity, try again later.", self._hub.registry.retry_after)
-
-    def _try_later(self, status: int, text: str, seconds: float | None) -> Response:
-        response = self._websocket.reject(status, f"{text}\n")
-        response.headers["Retry-After"] = str(math.ceil(seconds or 1.0))
+        later = self._hub.registry.turn_away(self, counted_address(visitor.remote))
+        if later is None:
+            return None
+        response = self._websocket.reject(later.status, f"{later.text}\n")
+        response.headers["Retry-After"] = str(later.seconds)
         return response
 
     def _open(self, request: Request, visitor: Visitor) -> None:

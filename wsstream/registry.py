@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Iterator
@@ -55,6 +56,16 @@ class Member(Protocol):
     def tell_session_changed(self, change: Any) -> None: ...
 
     def close(self, code: int, reason: str) -> None: ...
+
+
+class TryLater(NamedTuple):
+    """What somebody is told who cannot be let in now."""
+
+    status: int
+    """Of HTTP: 503 where nobody can, 429 where they have too much."""
+    text: str
+    seconds: int
+    """After which they may come again."""
 
 
 class RegistryStatistics(NamedTuple):
@@ -170,6 +181,15 @@ class Registry:
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("connection opened", extra={"connection_id": member.connection_id})
         return True
+
+    def turn_away(self, member: Member, address: str = "") -> TryLater | None:
+        """As `admit`, for a connection that is only being made: what to say instead; None where ``member`` is in."""
+        try:
+            if self.admit(member, address):
+                return None
+        except RateLimited as error:
+            return TryLater(429, str(error), math.ceil(error.retry_after or 1.0))
+        return TryLater(503, "Server at capacity, try again later.", self.retry_after)
 
     def _objection(self) -> Reason | None:
         if self.draining:
