@@ -135,20 +135,19 @@ async def test_every_address_of_a_stream_is_like_none(scripted: Scripted, state:
 
 async def test_a_connection_over_http_is_of_who_opened_it(scripted: Scripted) -> None:
     """What somebody else posts to a connection's address goes nowhere."""
-    async with house() as mount, mount.browser(ALICE) as alice, mount.browser(BOB) as bob:
-        async with alice.stream("POST", mount.url + "/api/native", json={"type": "hello"}) as response:
-            lines = response.aiter_lines()
-            established = json.loads([line async for line in _first(lines)][0].removeprefix("data: "))
-            path = f"{mount.url}/api/native/{established['connection_id']}"
-            assert (await bob.post(path, json={"type": "list_streams"})).status_code == 404
-            assert (await alice.post(path, json={"type": "list_streams"})).status_code == 204
-
-
-async def _first(lines: AsyncIterator[str]) -> AsyncIterator[str]:
-    async for line in lines:
-        if line.startswith("data: "):
-            yield line
-            return
+    hello = {"type": "hello"}
+    async with (
+        house() as mount,
+        mount.browser(ALICE) as alice,
+        mount.browser(BOB) as bob,
+        alice.stream("POST", mount.url + "/api/native", json=hello) as response,
+    ):
+        lines = response.aiter_lines()
+        while not (first := await anext(lines)).startswith("data: "):
+            pass
+        path = f"{mount.url}/api/native/{json.loads(first.removeprefix('data: '))['connection_id']}"
+        assert (await bob.post(path, json={"type": "list_streams"})).status_code == 404
+        assert (await alice.post(path, json={"type": "list_streams"})).status_code == 204
 
 
 async def test_sessions_of_strangers_are_not_there(scripted: Scripted) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from asyncio import Future
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -25,6 +25,7 @@ from wsstream.errors import (
     Forbidden,
     LogTrimmed,
     RateLimited,
+    RequestError,
     Unauthorized,
     UnknownStream,
 )
@@ -80,6 +81,8 @@ class Guard:
         self.origins = Origins(config.allowed_origins, names_checked=names_checked)
         self.starts = Buckets(quotas.starts, config.starts_burst)
         self.address_starts = Buckets(quotas.address_starts, max(1.0, (quotas.address_starts or 0.0) / 2))
+        self.stays: set[Stay] = set()
+        """Responses under way to somebody who may cease to be welcome."""
         self.lookups = Buckets(quotas.lookups, quotas.lookups or 0.0)
         self.replay = Buckets(quotas.replay, quotas.replay or 0.0)
         self.models = frozenset(part.strip() for part in (config.allowed_models or "").split(",") if part.strip())
@@ -174,6 +177,41 @@ class Guard:
             raise
 
 
+class Stay:
+    """A response to somebody, under way: it ends when they are not welcome any more."""
+
+    __slots__ = ("_end", "_guard", "_timer", "identity")
+
+    def __init__(self, guard: Guard, access: Access, end: Callable[[RequestError], None]) -> None:
+        self.identity = access.identity
+        self._guard = guard
+        self._end = end
+        self._timer: asyncio.TimerHandle | None = None
+        guard.stays.add(self)
+        if access.valid_until is not None:
+            patience = access.valid_until + guard.config.token_grace - time.monotonic()
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, patience), self._on_expired)
+
+    def _on_expired(self) -> None:
+        self._show_out(Reason.EXPIRED, Unauthorized("The token has run out", recoverable=True))
+
+    def revoke(self) -> None:
+        """They are not welcome."""
+        self._show_out(Reason.REVOKED, Forbidden("This is not allowed any more"))
+
+    def _show_out(self, reason: Reason, error: RequestError) -> None:
+        self.leave()
+        self._guard.rejections.count(reason)
+        self._end(error)
+
+    def leave(self) -> None:
+        """The response has ended. Idempotent."""
+        self._guard.stays.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 class Access:
     """All streams as one caller sees them: `wsstream.wires.base.StreamsLike`."""
 
@@ -228,6 +266,12 @@ class Access:
     def is_known(self, session_id: str, request_id: str) -> bool:
         """Whether this caller's `start` would begin nothing."""
         return self._streams.is_known(session_id, request_id, self.user)
+
+    def while_welcome(self, end: Callable[[RequestError], None]) -> Callable[[], None]:
+        """Have ``end`` called when the token has run out, its grace too, or was revoked; the answer takes that back."""
+        if self.identity is ANYBODY:
+            return lambda: None
+        return Stay(self._guard, self, end).leave
 
     # -- finding
 
@@ -301,7 +345,7 @@ PATROL = 30.0
 
 
 class Patrol:
-    """Ends the connections of those who are not welcome any more."""
+    """Ends the connections of those who are not welcome any more, and the responses to them."""
 
     def __init__(self, guard: Guard, registry: Registry) -> None:
         self._guard = guard
@@ -321,6 +365,9 @@ class Patrol:
             if isinstance(access, Access) and self._guard.is_revoked(access.identity):
                 self._guard.rejections.count(Reason.REVOKED)
                 member.close(CloseCode.FORBIDDEN, "not allowed any more")
+        for stay in list(self._guard.stays):
+            if self._guard.is_revoked(stay.identity):
+                stay.revoke()
 
     def close(self) -> None:
         """Stop."""

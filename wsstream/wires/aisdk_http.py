@@ -13,8 +13,8 @@ from starlette.responses import PlainTextResponse, Response
 
 from wsstream.chunks import Outcome
 from wsstream.config import Config
-from wsstream.errors import BadRequest, WsstreamError
-from wsstream.messages import SessionChanged
+from wsstream.errors import BadRequest, RequestError, WsstreamError
+from wsstream.messages import SessionChanged, encode
 from wsstream.registry import Registry
 from wsstream.wires.aisdk import resumable
 from wsstream.wires.base import StreamLike
@@ -49,6 +49,11 @@ class UiEvents:
     def beat(self) -> bytes:
         """A comment, which clients do not see."""
         return b":\n\n"
+
+    def refuse(self, error: RequestError) -> bytes:
+        """An error, without an id: whoever comes back goes on behind what has a number."""
+        told = {"type": "error", "errorText": str(error)}
+        return b"data: %b\n\ndata: [DONE]\n\n" % encode(told)
 
     def _events(self, chunks: Iterable[bytes]) -> bytes:
         told = []

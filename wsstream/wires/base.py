@@ -12,6 +12,7 @@ from wsstream import messages as m
 from wsstream.chunklog import Attachment, ChunkLog
 from wsstream.chunks import StreamInfo
 from wsstream.content import Content, Form
+from wsstream.errors import RequestError
 from wsstream.flow import SendWindow
 from wsstream.writers import Claim, FeedConfig, FeedState, Ruling
 
@@ -89,6 +90,12 @@ class StreamsLike(LogsLike, Protocol):
     """Who asks; empty for nobody in particular."""
     valid_until: float | None
     """When that must have been proved anew, in the clock of `time.monotonic`."""
+
+    def while_welcome(self, end: Callable[[RequestError], None]) -> Callable[[], None]:
+        """Have ``end`` called, once at most, when this caller is not welcome any more; the answer takes that back.
+
+        It is told `Unauthorized` where the token has run out, and `Forbidden` where it was revoked.
+        """
 
     def session_key(self, session_id: str) -> str:
         """A name of this caller's session that no other caller's session has."""

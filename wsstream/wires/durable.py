@@ -14,10 +14,10 @@ from starlette.responses import Response
 
 from wsstream.chunks import Outcome
 from wsstream.config import Config
-from wsstream.errors import MalformedMessage
+from wsstream.errors import MalformedMessage, RequestError
 from wsstream.messages import encode
 from wsstream.wires.base import StreamLike
-from wsstream.wires.http import STREAM_HEADERS, Call, Endpoint, LogResponse, loaded, refuse, watched
+from wsstream.wires.http import STREAM_HEADERS, Call, Endpoint, LogResponse, loaded, refuse, watched, welcome
 from wsstream.wires.reader import LogReader, Span
 from wsstream.wires.sse import chunk_fields, end_message
 
@@ -115,6 +115,10 @@ class Live:
         """A comment, which clients do not see."""
         return b": waiting\n\n"
 
+    def refuse(self, error: RequestError) -> bytes:
+        """A comment: the protocol has no word for it, but that a client whose events end asks again."""
+        return b": %b\n\n" % str(error).encode()
+
     def _control(self) -> bytes:
         told: dict[str, object] = {"streamNextOffset": self._at.offset}
         if self._at == tail_of(self._stream):
@@ -199,7 +203,8 @@ class Durable:
         async with LogReader(call.streams, stream, position.chunk_id) as reader:
             async with watched(request.scope, request.receive, reader.close):
                 try:
-                    item = await reader.next(LONG_POLL)
+                    with welcome(call.streams, reader.end):
+                        item = await reader.next(LONG_POLL)
                 except StopAsyncIteration:
                     return Response(status_code=204)  # nobody is there any more
             if item is not None:

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from wsstream.chunks import Outcome, StreamState
 from wsstream.config import Config
 from wsstream.content import NOTHING, Form, from_chunks, to_chunks
-from wsstream.errors import LogTrimmed, MalformedMessage, UnknownStream
+from wsstream.errors import LogTrimmed, MalformedMessage, RequestError, UnknownStream
 from wsstream.messages import encode
 from wsstream.wires.base import FeedLike, FeedsLike
 from wsstream.wires.durable import LONG_POLL, MAX_READ, asked_for, cursor
@@ -32,6 +32,7 @@ from wsstream.wires.http import (
     read_body,
     refuse,
     watched,
+    welcome,
 )
 from wsstream.wires.reader import LogReader, Span
 from wsstream.writers import Claim, FeedConfig, Fork, Ruling, Verdict, media_type
@@ -259,6 +260,10 @@ class Live:
         """A comment, which clients do not see."""
         return b": waiting\n\n"
 
+    def refuse(self, error: RequestError) -> bytes:
+        """A comment: the protocol has no word for it, but that a client whose events end asks again."""
+        return b": %b\n\n" % str(error).encode()
+
     def _control(self) -> bytes:
         told: dict[str, object] = {"streamNextOffset": offset_of(self._at)}
         is_there = self._at == self._feed.log.tail
@@ -385,7 +390,8 @@ class FeedWire:
             reader = LogReader(self._feeds, feed, after)
             async with reader, watched(request.scope, request.receive, reader.close):
                 try:
-                    item = await reader.next(LONG_POLL)
+                    with welcome(call.streams, reader.end):
+                        item = await reader.next(LONG_POLL)
                 except StopAsyncIteration:
                     return Response(status_code=204)  # nobody is there any more
             feed = await self._feeds.find(call.streams.user, name_of(call))
@@ -400,7 +406,9 @@ class FeedWire:
         headers = {**SAFE, **STREAM_HEADERS, "Content-Type": "text/event-stream"}
         if feed.form is Form.BYTES:
             headers["Stream-SSE-Data-Encoding"] = "base64"
-        return LogResponse(self._feeds, feed, script, after, heartbeat=self._heartbeat, headers=headers)
+        return LogResponse(
+            call.streams, feed, script, after, logs=self._feeds, heartbeat=self._heartbeat, headers=headers
+        )
 
 
 def _accepted(feed: FeedLike, last: int, claim: Claim | None, ruling: Ruling, *, has_data: bool) -> Response:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -34,6 +34,7 @@ from wsstream.errors import (
     PromptTooLong,
     QueueFull,
     RateLimited,
+    RequestError,
     ResumeAhead,
     StoreError,
     Unauthorized,
@@ -281,16 +282,20 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
     )
 
 
-def refuse(error: WsstreamError) -> Response:
-    """An error as this server's own wires say it."""
-    body: dict[str, Any] = {
+def error_fields(error: WsstreamError) -> dict[str, Any]:
+    """An error as this server's own wires say it: the members of the JSON object."""
+    told: dict[str, Any] = {
         "type": "error",
         "error_type": error.error_type.value,
         "message": str(error),
         "recoverable": error.recoverable,
     }
-    if error.retry_after is not None:
-        body["retry_after"] = error.retry_after
+    return told if error.retry_after is None else {**told, "retry_after": error.retry_after}
+
+
+def refuse(error: WsstreamError) -> Response:
+    """An error as this server's own wires say it."""
+    body = error_fields(error)
     headers = retry_after(error.retry_after)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
@@ -342,6 +347,16 @@ async def _watch(receive: Receive, on_gone: Callable[[], None]) -> None:
     on_gone()
 
 
+@contextmanager
+def welcome(streams: StreamsLike, end: Callable[[RequestError], None]) -> Iterator[None]:
+    """Have ``end`` called if who asked ceases to be welcome within the block."""
+    leave = streams.while_welcome(end)
+    try:
+        yield
+    finally:
+        leave()
+
+
 class Script(Protocol):
     """How a wire tells a log: the bytes for each thing there is to tell."""
 
@@ -353,17 +368,21 @@ class Script(Protocol):
 
     def beat(self) -> bytes: ...
 
+    def refuse(self, error: RequestError) -> bytes:
+        """That no more is told, and why; it is no part of the log, and moves no position."""
+
 
 class LogResponse(Response):
     """Follows a stream from behind a chunk to its end, as ``script`` tells it.
 
     A client that leaves is a viewer who leaves; with ``cancel_on_close`` the last one to leave stops the answer. One
-    that takes nothing for `STALL_TIMEOUT` seconds is left. Raises what `LogReader` raises, before anything was sent.
+    that takes nothing for `STALL_TIMEOUT` seconds is left. One whose token has run out or was revoked is told so, and
+    no more: the answer goes on. Raises what `LogReader` raises, before anything was sent.
     """
 
     def __init__(
         self,
-        streams: LogsLike,
+        streams: StreamsLike,
         stream: LoggedLike,
         script: Script,
         after: int = 0,
@@ -372,15 +391,21 @@ class LogResponse(Response):
         headers: Mapping[str, str] | None = None,
         media_type: str = "text/event-stream",
         heartbeat: float = HEARTBEAT,
+        logs: LogsLike | None = None,
         early: Callable[[Outcome], Response] | None = None,
         tell_status: Callable[[StreamStatus], bytes] | None = None,
     ) -> None:
-        """``tell_status`` writes why people wait; ``early`` makes the whole response of a failure that comes within a
-        second, before any chunk.
+        """A response to whoever ``streams`` were handed to.
+
+        Args:
+            logs: what ``stream`` is one of, where it is none of these.
+            early: makes the whole response of a failure that comes within a second, before any chunk.
+            tell_status: writes why people wait.
         """
         super().__init__(None, 200, {**STREAM_HEADERS, **(headers or {})}, media_type)
         del self.headers["content-length"]
         self._streams = streams
+        self._logs = logs or streams
         self._stream = stream
         self._script = script
         self._after = after
@@ -395,25 +420,29 @@ class LogResponse(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await send({"type": "http.response.body", "body": b""})
             return
-        reader = LogReader(self._streams, self._stream, self._after, statuses=self._tell_status is not None)
+        reader = LogReader(self._logs, self._stream, self._after, statuses=self._tell_status is not None)
         told = False
         try:
             async with reader, watched(scope, receive, reader.close):
-                await stored(self._stream)
-                first = None if self._early is None else await reader.next(FIRST_HEARTBEAT)
-                if self._early is not None and isinstance(first, Outcome) and first.error_type is not None:
-                    told = True
-                    await self._early(first)(scope, receive, send)
-                else:
-                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                    told = await self._tell(reader, send, first)
+                with welcome(self._streams, reader.end):
+                    told = await self._respond(reader, scope, receive, send)
         except StopAsyncIteration:
             raise ClientDisconnect from None
         finally:
             if self._cancel_on_close and not told and not self._stream.log.attachments:
-                self._streams.cancel(self._stream)
+                self._logs.cancel(self._stream)
             if self.background is not None:
                 await self.background()
+
+    async def _respond(self, reader: LogReader, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Send it all; False where the client has left before the end."""
+        await stored(self._stream)
+        first = None if self._early is None else await reader.next(FIRST_HEARTBEAT)
+        if self._early is not None and isinstance(first, Outcome) and first.error_type is not None:
+            await self._early(first)(scope, receive, send)
+            return True
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        return await self._tell(reader, send, first)
 
     async def _tell(self, reader: LogReader, send: Send, first: Span | Outcome | None) -> bool:
         """Send it all, ``first`` first; False where the client has left before the end."""
@@ -424,6 +453,9 @@ class LogResponse(Response):
                 item, first = first or await reader.next(patience), None
             except StopAsyncIteration:
                 return False
+            except RequestError as error:
+                await write(send, self._script.refuse(error), more=False)
+                return True
             patience = self._heartbeat
             if self._tell_status is not None and (statuses := reader.taken_statuses()):
                 await write(send, b"".join(map(self._tell_status, statuses)))
@@ -459,11 +491,16 @@ async def loaded(streams: StreamsLike, stream: LoggedLike) -> ChunkLog:
 
 
 async def wait_outcome(call: Call, stream: LoggedLike, after: int = 0) -> Outcome | None:
-    """Follow a stream to its end for a response that tells it as a whole; None where the client has left before."""
+    """Follow a stream to its end for a response that tells it as a whole; None where the client has left before.
+
+    Raises:
+        Unauthorized, Forbidden: who asks is not welcome any more.
+    """
     reader = LogReader(call.streams, stream, after)
     request = call.request
     async with reader, watched(request.scope, request.receive, reader.close):
-        async for item in reader:
-            if isinstance(item, Outcome):
-                return item
+        with welcome(call.streams, reader.end):
+            async for item in reader:
+                if isinstance(item, Outcome):
+                    return item
     return None

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from wsstream import messages as m
 from wsstream.chunks import ChatMessage, Kind, Outcome, StreamState, Usage
 from wsstream.config import Config
-from wsstream.errors import BadRequest, ErrorType, MalformedMessage, UnknownStream, WsstreamError
+from wsstream.errors import BadRequest, ErrorType, MalformedMessage, RequestError, UnknownStream, WsstreamError
 from wsstream.messages import encode
 from wsstream.wires.base import StreamLike
 from wsstream.wires.http import (
@@ -211,6 +211,11 @@ class Chunks:
         """A comment, which clients do not see."""
         return b": waiting\n\n"
 
+    def refuse(self, error: RequestError) -> bytes:
+        """An error, without an id: whoever comes back goes on behind the last chunk."""
+        told = _error(str(error), error.error_type.value, status_of(error))
+        return b"data: %b\n\n" % encode(told) + DONE
+
 
 def finish_reason(outcome: Outcome) -> str:
     """As OpenAI names it; a cancelled answer has stopped."""
@@ -279,6 +284,11 @@ class ResponseEvents:
     def beat(self) -> bytes:
         """A comment, which clients do not see."""
         return b": waiting\n\n"
+
+    def refuse(self, error: RequestError) -> bytes:
+        """OpenAI's event for errors. It is no event of the log: its number is that of the last one which is."""
+        told = {"type": "error", "code": error.error_type.value, "message": str(error), "param": None}
+        return b"event: error\ndata: %b\n\n" % encode({**told, "sequence_number": self._next - 1})
 
     def _write(self, events: list[dict[str, Any]]) -> bytes:
         parts = []

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from wsstream.chunklog import Attachment
 from wsstream.chunks import Kind, Outcome
-from wsstream.errors import StoreError
+from wsstream.errors import RequestError, StoreError
 from wsstream.flow import SendWindow
 from wsstream.messages import Rewind, StreamStatus, decode_body, read_rewind
 from wsstream.wires.base import LoggedLike, LogsLike
@@ -125,6 +125,7 @@ class LogReader:
         self._waiter: Future[bool] | None = None
         self._opening: Future[None] | None = None
         self._closed = False
+        self._error: RequestError | None = None
         self._wants_statuses = statuses
         self._statuses: list[StreamStatus] = []
 
@@ -187,6 +188,11 @@ class LogReader:
             attachment.log.detach(attachment)
         self._wake(False)
 
+    def end(self, error: RequestError) -> None:
+        """Detach; whoever waits for `next`, or asks for it, gets ``error``."""
+        self._error = error
+        self.close()
+
     # -- reading
 
     async def next(self, patience: float | None = None) -> Span | Outcome | None:
@@ -198,10 +204,11 @@ class LogReader:
 
         Raises:
             StopAsyncIteration: the outcome was given already, or the reader is closed.
+            RequestError: what `end` was called with.
         """
         attachment = self._attachment
         if attachment is None or attachment.told:
-            raise StopAsyncIteration
+            raise self._error or StopAsyncIteration
         self.acknowledge()
         while True:
             item = self._take(attachment)
@@ -209,7 +216,7 @@ class LogReader:
                 return item
             if self._statuses or not await self._wait(patience):
                 if self._closed:
-                    raise StopAsyncIteration
+                    raise self._error or StopAsyncIteration
                 return None
 
     async def __aiter__(self) -> AsyncIterator[Span | Outcome]:

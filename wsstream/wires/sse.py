@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from wsstream import messages as m
 from wsstream.chunks import ChatMessage, Kind, Outcome, Receipt, Usage
 from wsstream.config import Config
-from wsstream.errors import BadRequest, MalformedMessage
+from wsstream.errors import BadRequest, MalformedMessage, RequestError
 from wsstream.messages import encode
 from wsstream.wires.base import StreamLike, StreamsLike
 from wsstream.wires.http import (
@@ -27,6 +27,7 @@ from wsstream.wires.http import (
     Endpoint,
     KeyReused,
     LogResponse,
+    error_fields,
     json_response,
     loaded,
     new_session,
@@ -124,6 +125,10 @@ class Events:
     def beat(self) -> bytes:
         """A comment, which clients do not see."""
         return b": %d\n\n" % (time.time() * 1000)
+
+    def refuse(self, error: RequestError) -> bytes:
+        """An `error` without an id: whoever comes back goes on behind the last chunk."""
+        return b"data: %b\n\n" % encode(error_fields(error))
 
 
 _TYPES = [b'"type":"%b","content":"' % name for name in (b"token", b"reasoning", b"tool_call", b"data")]
