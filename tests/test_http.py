@@ -11,7 +11,6 @@ import pytest
 from tests.answers import until
 from tests.conftest import Serve
 from tests.native import PATIENCE, UPGRADE, fetch, frame
-from wsstream import http
 
 HELLO = frame(1, b'{"type":"hello"}')
 PAGE = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
@@ -79,18 +78,16 @@ async def test_each_head_has_its_own_limit(serve: Serve) -> None:
     [b"", b"GET / HT", PAGE, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"],
     ids=["nothing", "half a line", "half a head", "half a body"],
 )
-async def test_a_silent_connection_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+async def test_a_silent_connection_is_cut(serve: Serve, data: bytes) -> None:
     """Who begins a request and does not go on is let go of."""
-    monkeypatch.setattr(http, "REQUEST_TIMEOUT", 0.1)
-    server = await serve()
+    server = await serve(request_timeout=0.1)
     async with asyncio.timeout(2):
         await fetch(server, data)
 
 
-async def test_a_silent_second_request_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_second_request_is_cut(serve: Serve) -> None:
     """One good request does not buy a connection for ever."""
-    monkeypatch.setattr(http, "REQUEST_TIMEOUT", 0.1)
-    server = await serve()
+    server = await serve(request_timeout=0.1)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     try:
         writer.write(PAGE + b"\r\n")
@@ -102,10 +99,9 @@ async def test_a_silent_second_request_is_cut(serve: Serve, monkeypatch: pytest.
         writer.close()
 
 
-async def test_a_dripping_head_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_dripping_head_is_cut(serve: Serve) -> None:
     """A byte now and then does not prolong the time for a head."""
-    monkeypatch.setattr(http, "REQUEST_TIMEOUT", 0.1)
-    server = await serve()
+    server = await serve(request_timeout=0.1)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     sent = 0
     try:
@@ -120,10 +116,9 @@ async def test_a_dripping_head_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPa
     assert sent < 20
 
 
-async def test_a_complete_request_is_not_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_complete_request_is_not_cut(serve: Serve) -> None:
     """The time for heads does not run while a connection waits for its next request."""
-    monkeypatch.setattr(http, "REQUEST_TIMEOUT", 0.1)
-    server = await serve()
+    server = await serve(request_timeout=0.1)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     try:
         writer.write(PAGE + b"\r\n")
@@ -134,10 +129,9 @@ async def test_a_complete_request_is_not_cut(serve: Serve, monkeypatch: pytest.M
         writer.close()
 
 
-async def test_a_websocket_is_not_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_websocket_is_not_cut(serve: Serve) -> None:
     """After the upgrade the time for heads is over."""
-    monkeypatch.setattr(http, "REQUEST_TIMEOUT", 0.1)
-    server = await serve()
+    server = await serve(request_timeout=0.1)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     try:
         writer.write(UPGRADE)

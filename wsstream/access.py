@@ -24,6 +24,7 @@ from wsstream.errors import (
     ConfigError,
     Forbidden,
     LogTrimmed,
+    PromptTooLong,
     RateLimited,
     RequestError,
     Unauthorized,
@@ -67,7 +68,7 @@ class Guard:
         self.streams: Streams
         """What is behind the gate; set before anybody comes."""
         self.rejections = rejections or Rejections()
-        self.tickets = Tickets(config.ticket_lifetime)
+        self.tickets = Tickets(config.ticket_lifetime, config.max_tickets_per_user)
         self._host = host
         found = configured(config, environ) if host is None else []
         self._identifiers: list[Identifier] = [self.tickets, *found] if found else []
@@ -251,7 +252,11 @@ class Access:
             raise
         self._check(guard.starts, self._key, Reason.STARTS_PER_USER, "Too many requests")
         self._check(guard.address_starts, self._where, Reason.STARTS_PER_ADDRESS, "Too many requests from here")
-        stream = self._streams.start(session_id, clamped, self.user, guard.quotas.running)
+        try:
+            stream = self._streams.start(session_id, clamped, self.user, guard.quotas.running)
+        except PromptTooLong:
+            guard.rejections.count(Reason.PARAMETER)
+            raise
         stream.digest = m.digest_of(asked)  # of what was asked, however much of it is given
         guard.starts.take(self._key)
         guard.address_starts.take(self._where)

@@ -30,6 +30,7 @@ from wsstream.identity import Identity
 from wsstream.messages import SessionChanged
 from wsstream.protocol import SUBPROTOCOL
 from wsstream.registry import ConnectionInfo, TryLater
+from wsstream.rejections import Reason
 from wsstream.wires import aisdk
 from wsstream.wires.aisdk import AiDialogue
 from wsstream.wires.base import Visitor, counted_address
@@ -313,6 +314,7 @@ class AsgiConnection:
         data = text.encode("utf-8", "replace")
         limit = self._hub.settings.max_message_bytes if isinstance(dialogue, Dialogue) else aisdk.MAX_FRAME
         if len(data) > limit:
+            self._hub.registry.rejections.count(Reason.SIZE)
             dialogue.close(CloseCode.MESSAGE_TOO_BIG, "")
         else:
             dialogue.receive(data)
@@ -331,6 +333,7 @@ class AsgiConnection:
         if self.paused:
             self._held += len(data)
         if self._held > MAX_HELD_CONTROL:
+            self._hub.registry.rejections.count(Reason.SLOW)
             self._abort()
             return
         self._pending.append(data)

@@ -145,7 +145,16 @@ class Assembly:
     def http(self, *, page: bool = True) -> ASGIApp:
         """The HTTP side. ``page``: whether the page to try things is served too."""
         limit, pages = self.config.max_connections, self.guard.origins.listed
-        app = make_app(self.health, self.readiness, self.hub.gate, self.wires(), limit, page=page, pages=pages)
+        app = make_app(
+            self.health,
+            self.readiness,
+            self.hub.gate,
+            self.wires(),
+            limit,
+            rejections=self.rejections,
+            page=page,
+            pages=pages,
+        )
         return Traced(app)
 
     def wires(self) -> list[list[Endpoint]]:

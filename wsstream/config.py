@@ -80,16 +80,27 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_streams: Annotated[Count, Meta(description="running streams one connection may follow")] = 16
     max_connections: Annotated[Count, Meta(description="WebSockets open at once; as many HTTP calls")] = 10_000
     max_message_bytes: Annotated[Bytes, Meta(description="the largest message read from a client")] = 64 * 1024
+    max_fragments: Annotated[Count, Meta(description="frames that one message may come in")] = 64
+    max_head_bytes: Annotated[
+        Annotated[int, Meta(ge=1024, le=16 * 1024 * 1024)], Meta(description="the largest head of an HTTP request")
+    ] = 16 * 1024
     max_body_bytes: Annotated[Bytes, Meta(description="the largest HTTP request body")] = 1024 * 1024
     max_prompt_chars: Annotated[Count, Meta(description="the longest newest message, and system prompt")] = 10_000
     max_stream_chunks: Annotated[Count, Meta(description="the longest answer, in chunks")] = 1_000_000
     max_stream_seconds: Annotated[Seconds, Meta(description="the longest answer, without waits for viewers")] = 1800.0
     max_stream_bytes: Annotated[Bytes, Meta(description="the longest answer, in bytes kept")] = 256 * 1024 * 1024
+    max_line_chars: Annotated[
+        Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)],
+        Meta(description="the longest tool call or data that a provider sends in one piece"),
+    ] = 1024 * 1024
 
     message_rate: Annotated[
         float, Meta(ge=0, le=1_000_000, description="messages a second from one connection, for long; 0: no limit")
     ] = 50.0
     message_burst: Annotated[Count, Meta(description="and at once, beside four for each of max_streams")] = 100
+    max_malformed: Annotated[
+        Count, Meta(description="malformed messages in a row, at which a connection is closed")
+    ] = 3
     starts_per_minute: Annotated[
         Annotated[float, Meta(gt=0)] | None, Meta(description="answers a user may begin; 10 unless at home")
     ] = None
@@ -142,10 +153,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     allowed_origins: Annotated[
         str | None, Meta(description="pages that may connect beside the server's own, with commas")
     ] = None
+    max_tickets_per_user: Annotated[Count, Meta(description="unused tickets of one user at once")] = 16
     ticket_lifetime: Annotated[float, Meta(gt=0, le=30, description="a ticket can be used")] = 30.0
     token_grace: Annotated[Seconds, Meta(description="a connection goes on when its token has run out")] = 60.0
 
     hello_timeout: Annotated[Seconds, Meta(description="for a connection's first message, and to decide on it")] = 10.0
+    request_timeout: Annotated[
+        Seconds, Meta(description="for the head of an HTTP request, and once more for its body")
+    ] = 10.0
     heartbeat_interval: Annotated[Seconds, Meta(description="between heartbeats")] = 10.0
     heartbeat_timeout: Annotated[Seconds, Meta(description="of silence, after which a peer is dead")] = 25.0
     first_token_timeout: Annotated[Seconds, Meta(description="for a provider's first token")] = 30.0

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
+from websockets.exceptions import PayloadTooBig
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
@@ -28,6 +29,7 @@ from wsstream.messages import SessionChanged
 from wsstream.protocol import SUBPROTOCOL
 from wsstream.proxies import TrustedProxies
 from wsstream.registry import ConnectionInfo
+from wsstream.rejections import Reason
 from wsstream.wires.aisdk import MAX_FRAME, AiDialogue
 from wsstream.wires.aisdk import PATH as AI_PATH
 from wsstream.wires.base import Visitor, counted_address
@@ -46,7 +48,6 @@ NOTSENT_LOWAT = 16 * 1024
 """Kernel memory that a client which does not read can hold (tcp(7), socket(7))."""
 MAX_HELD_CONTROL = 64 * 1024
 """Bytes of control messages kept for a client that does not read; one that provokes more is closed."""
-MAX_FRAGMENTS = 64
 CLOSE_TIMEOUT = 2.0
 """Seconds between our close frame and the end of patience."""
 TCP_NOTSENT_LOWAT = 25  # Linux's; socket has no name for it in Python 3.11
@@ -142,6 +143,8 @@ class NativeConnection(asyncio.Protocol):
             self._on_broken()
         if self._dialogue is not None:
             self._dialogue.carry_out()
+        if isinstance(websocket.parser_exc, PayloadTooBig) and not self._closing:
+            self._hub.registry.rejections.count(Reason.SIZE)
         self._write_websocket()
 
     def _on_broken(self) -> None:
@@ -242,7 +245,8 @@ class NativeConnection(asyncio.Protocol):
 
     def _on_fragment(self, dialogue: Dialogue | AiDialogue, frame: Frame) -> None:
         self._fragments.append(bytes(frame.data))
-        if len(self._fragments) > MAX_FRAGMENTS:
+        if len(self._fragments) > self._hub.settings.max_fragments:
+            self._hub.registry.rejections.count(Reason.SIZE)
             dialogue.close(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
         elif frame.fin:
             data = b"".join(self._fragments)
@@ -257,6 +261,8 @@ class NativeConnection(asyncio.Protocol):
             self._held += len(data)
         self._transport.write(data)
         if self._held > MAX_HELD_CONTROL:
+            if not self._closing:
+                self._hub.registry.rejections.count(Reason.SLOW)
             self._closing = True
             self._transport.abort()  # it would not read a close frame either
 

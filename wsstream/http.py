@@ -9,14 +9,13 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-REQUEST_TIMEOUT = 10.0
-"""Seconds for a request's head, from its first byte or the connection's beginning; and once more for its body."""
-MAX_HEAD = 16 * 1024
+from wsstream.rejections import Reason, Rejections
+
 WRITE_HIGH = 32 * 1024
 SEND_BUFFER = 64 * 1024
 NOTSENT_LOWAT = 16 * 1024
@@ -24,8 +23,18 @@ NOTSENT_LOWAT = 16 * 1024
 TCP_NOTSENT_LOWAT = 25  # Linux's; socket has no name for it in Python 3.11
 
 
+class HeadLimits(NamedTuple):
+    """What a request's head may take."""
+
+    size: int = 16 * 1024
+    seconds: float = 10.0
+    """From its first byte or the connection's beginning; and once more for its body."""
+    rejections: Rejections = Rejections()
+    """Counts those that took more."""
+
+
 class HeadTooLarge(ValueError):
-    """The request's head is longer than `MAX_HEAD` bytes."""
+    """The request's head is longer than it may be."""
 
 
 class DoubledHeader(ValueError):
@@ -38,8 +47,9 @@ _ONCE = frozenset({b"host", b"origin", b"authorization"})
 class GuardedHttp(HttpToolsProtocol):
     """One HTTP connection, until it is upgraded."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, limits: HeadLimits | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._limits = limits or HeadLimits()
         self._head_size = 0
         self._seen: set[bytes] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -94,8 +104,10 @@ class GuardedHttp(HttpToolsProtocol):
             rest = data[upgrade.args[0] :]
             if rest:
                 transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]
-        except httptools.HttpParserError:
+        except httptools.HttpParserError as error:
             self._stop_timer()
+            if isinstance(error.__context__, HeadTooLarge | DoubledHeader):
+                self._limits.rejections.count(Reason.HEAD)
             self.send_400_response("Invalid HTTP request received.")
 
     def _let_go(self) -> None:
@@ -140,12 +152,16 @@ class GuardedHttp(HttpToolsProtocol):
 
     def _count(self, size: int) -> None:
         self._head_size += size
-        if self._head_size > MAX_HEAD:
+        if self._head_size > self._limits.size:
             raise HeadTooLarge
 
     def _start_timer(self) -> None:
         if self._timer is None:
-            self._timer = self.loop.call_later(REQUEST_TIMEOUT, self.transport.close)
+            self._timer = self.loop.call_later(self._limits.seconds, self._on_late)
+
+    def _on_late(self) -> None:
+        self._limits.rejections.count(Reason.HEAD)
+        self.transport.close()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

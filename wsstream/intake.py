@@ -25,7 +25,7 @@ MAX_CHUNK_CHARS = 16 * 1024
 """A larger delta is cut, so that a byte window can hold it."""
 
 MAX_LINE_CHARS = 1024 * 1024
-"""A tool call, or data, is one JSON line and cannot be cut. A larger one fails the answer."""
+"""A tool call, or data, is one JSON line and cannot be cut. A larger one fails the answer. (Where nothing is set.)"""
 
 CHECK_EVERY = 16
 """Puts after which an answer's size is looked at; it may be exceeded by that much."""
@@ -38,16 +38,23 @@ Stop = Callable[[StreamFailure], None]
 class Limits:
     """What one answer may take. Times are seconds; those in which the provider waits for viewers do not count."""
 
-    __slots__ = ("between", "chunks", "first_token", "seconds", "weight")
+    __slots__ = ("between", "chunks", "first_token", "line", "seconds", "weight")
 
     def __init__(
-        self, first_token: float, between: float, chunks: int, weight: int, seconds: float = float("inf")
+        self,
+        first_token: float,
+        between: float,
+        chunks: int,
+        weight: int,
+        seconds: float = float("inf"),
+        line: int = MAX_LINE_CHARS,
     ) -> None:
         self.first_token = first_token
         self.between = between
         self.chunks = chunks
         self.weight = weight
         self.seconds = seconds
+        self.line = line
 
 
 class Intake:
@@ -125,7 +132,7 @@ class Intake:
     def _put_odd(self, deltas: Sequence[Delta]) -> bool:
         """Empty deltas are no chunks, and no sign of life either; large ones are cut, where they can be."""
         sound = [part for delta in deltas for part in _cut(delta)]
-        if any(len(delta.content) > MAX_LINE_CHARS for delta in sound):
+        if any(len(delta.content) > self._limits.line for delta in sound):
             self._stop(ProviderError("The model provider sent a tool call larger than this server takes"))
             return False
         self._way_at -= 1

@@ -62,6 +62,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     max_streams: int = 16
     max_message_bytes: int = 64 * 1024
     max_malformed: int = 3
+    max_fragments: int = 64
     message_rate: float = 50.0
     message_burst: int = 100
     hello_timeout: float = 10.0

@@ -50,8 +50,18 @@ class Reason(StrEnum):
     MALFORMED = "malformed"
     MESSAGES = "messages"
     """A flood of messages, acks or pings on one connection."""
+    STREAMS = "streams"
+    """As many running answers followed by one connection as it may."""
+    CALLS = "calls"
+    """As many HTTP calls under way as may be."""
+    SIZE = "size"
+    """A message, or a body, that was too large."""
+    HEAD = "head"
+    """The head of an HTTP request, that was too large or not in time, or held a header twice."""
+    SILENT = "silent"
+    """A hello, or a request's body, that did not come in time."""
     SLOW = "slow"
-    """A viewer that made no progress."""
+    """A viewer that made no progress, or did not read what it provoked."""
 
 
 class Rejections:

@@ -10,7 +10,8 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -20,7 +21,7 @@ from wsstream.assembly import CLOSE_GRACE, Assembly
 from wsstream.config import Config
 from wsstream.connection import NativeConnection
 from wsstream.errors import WsstreamError
-from wsstream.http import GuardedHttp
+from wsstream.http import GuardedHttp, HeadLimits
 from wsstream.metrics import CONTENT_TYPE
 from wsstream.proxies import BehindProxies, TrustedProxies
 from wsstream.recovery import NO_CALLBACKS, OnFailure
@@ -63,6 +64,7 @@ class Server:
         """Where `/metrics` is; 0 where there is none."""
         self.proxies = TrustedProxies(config.trusted_proxies or "")
         self.certificate = None if config.tls_cert is None else Certificate(config.tls_cert, config.tls_key)
+        self._head_limits = HeadLimits(config.max_head_bytes, config.request_timeout, self.assembly.rejections)
         self._https: list[_HttpServer] = []
         self._serving: list[asyncio.Task[None]] = []
 
@@ -156,7 +158,7 @@ class Server:
     ) -> None:
         config = uvicorn.Config(
             app,
-            http=GuardedHttp,
+            http=cast(Any, partial(GuardedHttp, limits=self._head_limits)),
             ws=ws,
             lifespan="off",
             log_config=None,

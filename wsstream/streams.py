@@ -279,6 +279,7 @@ class Streams:
             config.max_stream_chunks,
             config.max_stream_bytes,
             config.max_stream_seconds,
+            config.max_line_chars,
         )
         limit = config.max_retained_bytes if store.durable else config.max_memory_bytes
         self._kept = Shelf(config.retention, config.max_retained, limit, self._forget)

@@ -18,7 +18,7 @@ from wsstream.wires.base import Visitor
 
 PREFIX = "tkt_"
 MAX_PER_USER = 16
-"""Tickets of one user that are out at once."""
+"""Tickets of one user that are out at once, where nothing else is said."""
 MAX_TICKETS = 100_000
 
 
@@ -30,9 +30,10 @@ class _Ticket(NamedTuple):
 class Tickets:
     """The tickets of this process that nobody has used yet; kept as digests, oldest first."""
 
-    def __init__(self, lifetime: float) -> None:
-        """``lifetime`` in seconds."""
+    def __init__(self, lifetime: float, per_user: int = MAX_PER_USER) -> None:
+        """``lifetime`` in seconds; ``per_user``: of one user that are out at once."""
         self._lifetime = lifetime
+        self._per_user = per_user
         self._out: OrderedDict[bytes, _Ticket] = OrderedDict()
         self._held: dict[str, int] = {}
 
@@ -46,7 +47,7 @@ class Tickets:
             RateLimited: as many are out as may be.
         """
         self._forget_old()
-        if self._held.get(identity.user, 0) >= MAX_PER_USER or len(self._out) >= MAX_TICKETS:
+        if self._held.get(identity.user, 0) >= self._per_user or len(self._out) >= MAX_TICKETS:
             raise RateLimited("Too many tickets are unused", retry_after=self._lifetime)
         ticket = PREFIX + secrets.token_urlsafe(32)
         self._out[_digest(ticket)] = _Ticket(identity, time.monotonic() + self._lifetime)

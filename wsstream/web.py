@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wsstream.rejections import Rejections
 from wsstream.wires.base import Gate
 from wsstream.wires.http import MAX_CALLS, SENT_HEADERS, TOLD_HEADERS, Endpoint, routes
 
@@ -55,6 +56,7 @@ def make_app(
     wires: Sequence[Sequence[Endpoint]],
     max_calls: int = MAX_CALLS,
     *,
+    rejections: Rejections | None = None,
     page: bool = True,
     pages: Collection[str] = (),
 ) -> Starlette:
@@ -64,6 +66,7 @@ def make_app(
         gate: what every call of a wire passes first.
         wires: the endpoints of each.
         max_calls: of all wires together that may be under way at once.
+        rejections: counts what is refused of them.
         page: whether the page is served; its scripts are in any case, for pages of others.
         pages: the origins of other servers' pages that may read answers. Cookies are never for them.
     """
@@ -83,7 +86,7 @@ def make_app(
             Route("/ws", upgrade_required),
             Route("/ai", upgrade_required),
             Mount("/static/js", StaticFiles(directory=root / "js")),
-            *routes(gate, [endpoint for wire in wires for endpoint in wire], max_calls),
+            *routes(gate, [endpoint for wire in wires for endpoint in wire], max_calls, rejections),
         ]
     )
     app.add_middleware(_Headers)

@@ -24,7 +24,6 @@ from wsstream.server import Server, serve
 from wsstream.wires.base import Visitor
 from wsstream.wires.native import Hub
 
-connection.MAX_FRAGMENTS = 70_000
 connection.MAX_HELD_CONTROL = 64 * 1024 * 1024
 
 
@@ -114,7 +113,13 @@ class EchoServer(Server):
 def main() -> None:
     """Serve until SIGTERM."""
     config = Config(
-        port=0, store="memory:", provider="demo", metrics_port=0, max_message_bytes=64 * 1024 * 1024, drain_timeout=0.1
+        port=0,
+        store="memory:",
+        provider="demo",
+        metrics_port=0,
+        max_message_bytes=64 * 1024 * 1024,
+        max_fragments=70_000,
+        drain_timeout=0.1,
     )
     uvloop.run(serve(config, lambda server: print(server.port, flush=True), EchoServer))
 

@@ -243,6 +243,7 @@ class AiDialogue:
     def _hold(self, data: bytes) -> None:
         self._waiting.append(data)
         if len(self._waiting) > MAX_WAITING or sum(map(len, self._waiting)) > MAX_FRAME:
+            self._hub.registry.rejections.count(Reason.MESSAGES)
             self.close(CloseCode.POLICY_VIOLATION, "too much before anybody was let in")
 
     def _refuse_frame(self, data: bytes, error: Exception) -> None:
@@ -250,6 +251,7 @@ class AiDialogue:
         try:
             request = msgspec.json.decode(data, type=_AnyRequest)
         except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError):
+            self._hub.registry.rejections.count(Reason.MALFORMED)
             self.close(CloseCode.POLICY_VIOLATION, "Invalid frame")
             return
         self._tell(_frame("error", request.request_id, errorText=str(error)))
@@ -260,6 +262,7 @@ class AiDialogue:
         elif frame.request_id in self._answers:
             raise TooManyStreams("This requestId is in use")
         elif len(self._answers) >= self._hub.settings.max_streams:
+            self._hub.registry.rejections.count(Reason.STREAMS)
             raise TooManyStreams
         elif type(frame) is _Send:
             self._on_send(streams, frame)

@@ -42,6 +42,7 @@ from wsstream.errors import (
     WsstreamError,
 )
 from wsstream.messages import StreamStatus, explain
+from wsstream.rejections import Reason, Rejections
 from wsstream.wires.base import Gate, LoggedLike, LogsLike, StreamsLike, Visitor
 from wsstream.wires.reader import LogReader, Span, stored
 
@@ -88,6 +89,32 @@ class UnsupportedMedia(BadRequest):
 
 class BodyTooSlow(BadRequest):
     """The body did not come in time"""
+
+
+class BodyTooLarge(MessageTooLarge):
+    """The body is too large"""
+
+
+class TooMuch(BadRequest):
+    """The request holds more than one may"""
+
+
+class TooManyCalls(Capacity):
+    """Too many calls are under way"""
+
+
+class Stalled(ClientDisconnect):
+    """The client takes nothing of what it is sent"""
+
+
+_REASONS: dict[type[Exception], Reason] = {
+    BodyTooLarge: Reason.SIZE,
+    BodyTooSlow: Reason.SILENT,
+    TooMuch: Reason.PARAMETER,
+    TooManyCalls: Reason.CALLS,
+    Stalled: Reason.SLOW,
+}
+"""What nobody else counts."""
 
 
 class KeyReused(BadRequest):
@@ -181,26 +208,36 @@ class Turnstile:
 
     def __enter__(self) -> None:
         if self.inside >= self.limit:
-            raise Capacity(retry_after=1.0)
+            raise TooManyCalls(retry_after=1.0)
         self.inside += 1
 
     def __exit__(self, *_: object) -> None:
         self.inside -= 1
 
 
-def routes(gate: Gate, endpoints: Sequence[Endpoint], max_calls: int = MAX_CALLS) -> list[Route]:
-    """The endpoints behind the gate, for Starlette; no more than ``max_calls`` are under way at once."""
-    turnstile = Turnstile(max_calls)
+def routes(
+    gate: Gate, endpoints: Sequence[Endpoint], max_calls: int = MAX_CALLS, rejections: Rejections | None = None
+) -> list[Route]:
+    """The endpoints behind the gate, for Starlette; no more than ``max_calls`` are under way at once.
+
+    ``rejections`` counts what is refused here.
+    """
+    turnstile, counted = Turnstile(max_calls), rejections or Rejections()
     paths: dict[str, dict[str, Endpoint]] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
-    return [Route(path, _Door(gate, turnstile, methods), methods=list(methods)) for path, methods in paths.items()]
+    return [
+        Route(path, _Door(gate, turnstile, methods, counted), methods=list(methods)) for path, methods in paths.items()
+    ]
 
 
 class _Door:
     """All endpoints of one path."""
 
-    def __init__(self, gate: Gate, turnstile: Turnstile, methods: Mapping[str, Endpoint]) -> None:
+    def __init__(
+        self, gate: Gate, turnstile: Turnstile, methods: Mapping[str, Endpoint], rejections: Rejections
+    ) -> None:
+        self._rejections = rejections
         self._gate = gate
         self._turnstile = turnstile
         self._methods = methods
@@ -214,9 +251,15 @@ class _Door:
                 response = await endpoint.handle(Call(request, streams))
                 await response(scope, receive, send)
         except WsstreamError as error:
+            self._count(error)
             await endpoint.refuse(error)(scope, receive, send)
-        except ClientDisconnect:
-            return  # nobody is left to be told anything
+        except ClientDisconnect as error:
+            self._count(error)  # nobody is left to be told anything
+
+    def _count(self, error: Exception) -> None:
+        reason = _REASONS.get(type(error))
+        if reason is not None:
+            self._rejections.count(reason)
 
 
 # -- bodies ----------------------------------------------------------------------------------------------------------
@@ -226,14 +269,14 @@ async def read_body(request: Request, limit: int) -> bytes:
     """The request's body.
 
     Raises:
-        MessageTooLarge: it is longer than ``limit``; no more than that was kept.
+        BodyTooLarge: it is longer than ``limit``; no more than that was kept.
         BodyTooSlow: it did not come in time.
     """
     parts: list[bytes] = []
     size = 0
     declared = _declared(request)
     if declared > limit and (declared > limit + MAX_DISCARDED or "expect" in request.headers):
-        raise MessageTooLarge(f"The body is larger than {limit} bytes")
+        raise BodyTooLarge(f"The body is larger than {limit} bytes")
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             async for part in request.stream():
@@ -245,7 +288,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     except TimeoutError:
         raise BodyTooSlow from None
     if size > limit:
-        raise MessageTooLarge(f"The body is larger than {limit} bytes")
+        raise BodyTooLarge(f"The body is larger than {limit} bytes")
     return b"".join(parts)
 
 
@@ -474,13 +517,13 @@ async def write(send: Send, data: bytes, *, more: bool = True) -> None:
     """Send part of a response.
 
     Raises:
-        ClientDisconnect: the client has taken nothing for too long.
+        Stalled: the client has taken nothing for too long.
     """
     try:
         async with asyncio.timeout(STALL_TIMEOUT):
             await send({"type": "http.response.body", "body": data, "more_body": more})
     except TimeoutError:
-        raise ClientDisconnect from None
+        raise Stalled from None
 
 
 async def loaded(streams: StreamsLike, stream: LoggedLike) -> ChunkLog:

@@ -258,6 +258,8 @@ class Dialogue:
     def _count_refusal(self, event: m.ClientMessage, error: RequestError) -> None:
         tally = self._hub.tally
         tally.refused[error.error_type.value] += 1
+        if isinstance(error, TooManyStreams):
+            self._hub.registry.rejections.count(Reason.STREAMS)
         if type(event) is m.ResumeStream:
             tally.resumes[error.error_type.value] += 1
 
@@ -283,6 +285,7 @@ class Dialogue:
             async with asyncio.timeout(self._hub.settings.hello_timeout):
                 await decision()
         except TimeoutError:
+            self._hub.registry.rejections.count(Reason.SILENT)
             self.close(CloseCode.TIMEOUT, "no decision in time")
         except RequestError as error:
             self.core.refuse(error)
@@ -335,6 +338,7 @@ class Dialogue:
         early = self._early = self._early or []
         early.append(data)
         if sum(map(len, early)) > MAX_EARLY or len(early) > self._hub.settings.message_burst:
+            self._hub.registry.rejections.count(Reason.MESSAGES)
             self.close(CloseCode.TOO_SLOW, "too many messages before an answer")
 
     def _read_early(self) -> None:
@@ -793,6 +797,8 @@ class Dialogue:
         close = self.core.close
         if close is not None and close.code == CloseCode.TIMEOUT:
             self._hub.tally.timeouts += 1
+            if self.access is None:
+                self._hub.registry.rejections.count(Reason.SILENT)
 
     def _check_stalls(self, now: float, patience: float) -> None:
         """Close where a viewer renders nothing of what it was sent: heartbeats prove a browser, not a reader."""

@@ -18,15 +18,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from wsstream.config import Config
-from wsstream.errors import BadRequest, Capacity, CloseCode, MalformedMessage, RateLimited, UnknownStream
+from wsstream.errors import Capacity, CloseCode, MalformedMessage, RateLimited, UnknownStream
 from wsstream.messages import SessionChanged, encode, explain
 from wsstream.registry import ConnectionInfo
+from wsstream.rejections import Reason
 from wsstream.wires.base import StreamsLike, counted_address
 from wsstream.wires.http import (
     HEARTBEAT,
     STREAM_HEADERS,
     Call,
     Endpoint,
+    TooMuch,
     read_json,
     refuse,
     visitor,
@@ -82,6 +84,7 @@ class EventLine(Response):
         try:
             for message in messages:
                 if len(message) > self._hub.settings.max_message_bytes:
+                    self._hub.registry.rejections.count(Reason.SIZE)
                     self.close(CloseCode.MESSAGE_TOO_BIG, "message too big")
                     break
                 self.dialogue.receive(message)
@@ -107,6 +110,7 @@ class EventLine(Response):
     def write_anyway(self, data: bytes) -> None:
         """Send frames of control messages; a client that provokes too many of them is cut off."""
         if self._held > MAX_HELD:
+            self._hub.registry.rejections.count(Reason.SLOW)
             self._end()
         else:
             self.write(data)
@@ -260,7 +264,7 @@ class NativeHttp:
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise MalformedMessage(explain(error)) from None
         if not messages or len(messages) > MAX_MESSAGES:
-            raise BadRequest(f"An array of messages holds 1 to {MAX_MESSAGES}")
+            raise TooMuch(f"An array of messages holds 1 to {MAX_MESSAGES}")
         return messages
 
 
