@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import SCRIPTED
 from tests.data.scripted import Scripted
+from tests.mounted import Reply
 from tests.virtual import in_virtual_time, turns
 from wsstream.access import PATROL
 from wsstream.assembly import Assembly
@@ -41,54 +42,6 @@ class Hook:
     def is_revoked(self, _: Identity) -> bool:
         """From then on."""
         return self.is_gone
-
-
-class Reply:
-    """One response, as it comes."""
-
-    def __init__(self, app: Any, method: str, target: str, body: Any, headers: dict[str, str]) -> None:
-        path, _, query = target.partition("?")
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.parts: list[str] = []
-        self._request = [
-            {"type": "http.request", "body": body if isinstance(body, bytes) else json.dumps(body).encode()}
-        ]
-        shown = {"host": "localhost", "content-type": "application/json", **headers}
-        scope = {
-            "type": "http",
-            "method": method,
-            "path": path,
-            "query_string": query.encode(),
-            "headers": [(name.lower().encode(), value.encode()) for name, value in shown.items()],
-            "client": ("127.0.0.1", 1),
-            "server": ("localhost", 80),
-            "scheme": "http",
-        }
-        self.task = asyncio.ensure_future(app(scope, self._receive, self._send))
-
-    async def _receive(self) -> dict[str, Any]:
-        if self._request:
-            return self._request.pop()
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    async def _send(self, message: dict[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
-        else:
-            self.parts.append(message.get("body", b"").decode())
-
-    @property
-    def text(self) -> str:
-        """What has come so far."""
-        return "".join(self.parts)
-
-    async def whole(self) -> str:
-        """All of it."""
-        await self.task
-        return self.text
 
 
 class House:
@@ -241,7 +194,7 @@ async def test_a_response_ends_when_its_user_is_revoked(
     way = WAYS[name]
     async with house(scripted) as it:
         reply = await opened(it, way)
-        await asyncio.sleep(10 * LIFETIME)
+        await asyncio.sleep(2 * LIFETIME)
         assert not reply.task.done()
         monkeypatch.setattr(Hook, "is_gone", True)
         await asyncio.sleep(PATROL + 1)
