@@ -11,19 +11,22 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 from websockets.typing import Subprotocol
 
+from tests.native import connected
 from wsstream import cli
 from wsstream.config import Config
 from wsstream.errors import ConfigError, ConnectionFailed
+from wsstream.load import run as run_module
 from wsstream.load.checker import Checker, Garbled, read_stamps
 from wsstream.load.frames import BadFrame, client_frame, split_frames
 from wsstream.load.histogram import Histogram
-from wsstream.load.report import Report, as_json, as_table
+from wsstream.load.report import Report, Streams, as_json, as_table
 from wsstream.load.run import run_load
 from wsstream.load.settings import Settings, allow_files, find_target
 from wsstream.server import Server
@@ -252,6 +255,59 @@ async def test_stopping_reports_what_there_is() -> None:
     assert report.exit_status == 130
     assert report.streams.unfinished == 5
     assert 0 < report.tokens < 6000
+
+
+@pytest.mark.parametrize(
+    ("limits", "complete", "errors"),
+    [
+        ({"max_connections": 5}, 5, {"cannot connect: the server answers the handshake with 503": 15}),
+        (
+            {"max_running_streams": 5, "max_queued": 0},
+            5,
+            {"error capacity: Server at capacity": 15, "closed by the server with 1013": 15},
+        ),
+        (
+            {"max_running_streams": 5, "max_queued": 5},
+            10,
+            {"error queue_full: Too many requests are waiting already.": 10, "closed by the server with 1013": 10},
+        ),
+        ({"starts_per_minute": 0.001, "starts_burst": 5}, 5, {"error rate_limit: Too many requests": 15}),
+        ({"max_stream_chunks": 16}, 0, {"stream_error interrupted: The answer is longer than this server allows": 20}),
+    ],
+    ids=["connections", "capacity", "queue", "quota", "length"],
+)
+async def test_what_a_limit_refuses_is_reported_by_its_type(
+    limits: dict[str, Any], complete: int, errors: dict[str, int]
+) -> None:
+    """A server that takes part of a load has that part measured; the rest is errors, counted by type, and status 1."""
+    async with Server(Config(store="memory:", port=0, provider="demo", metrics_port=0, **limits)).running() as server:
+        report = await run_load(settings(f"ws://127.0.0.1:{server.port}/ws", seconds=0.5, tokens=50))
+    assert report.streams == Streams(20, complete, 20 - complete, 0)
+    assert report.errors == errors
+    assert (report.chunks.lost, report.exit_status) == (0, 1)
+    assert all(f"error: {error} ({count} times)" in as_table(report) for error, count in errors.items())
+
+
+async def test_who_waits_in_a_queue_is_counted_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers whose turn does not come are not waited for beyond the grace, and leave no place in the queue taken."""
+    monkeypatch.setattr(run_module, "GRACE", run_module.CLOSING + 1.0)
+    limits = {"max_running_streams": 1, "max_queued": 100}
+    async with Server(Config(store="memory:", port=0, provider="demo", metrics_port=0, **limits)).running() as server:
+        asked = settings(f"ws://127.0.0.1:{server.port}/ws", streams=5, connections=5, seconds=0.5, tokens=50)
+        report = await run_load(msgspec.structs.replace(asked, rate=10.0))
+        await asyncio.sleep(0.1)
+        statistics = server.streams.statistics()
+        assert (statistics.running, statistics.queued) == (0, 0)
+    assert report.errors == {"stream not finished in time": 5}
+    assert report.exit_status == 1
+
+
+async def test_a_server_that_takes_nobody_is_one_line() -> None:
+    """Where not even the first connection is let in, there is nothing to measure, and the refusal is told."""
+    config = Config(store="memory:", port=0, provider="demo", metrics_port=0, max_connections=1)
+    async with Server(config).running() as server, connected(server):
+        with pytest.raises(ConnectionFailed, match="handshake with 503"):
+            await run_load(settings(f"ws://127.0.0.1:{server.port}/ws"))
 
 
 async def test_nobody_there_is_a_connection_failure() -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -15,7 +17,7 @@ import psutil
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.conftest import ServerProcess, Spawn
+from tests.conftest import ROOT, ServerProcess, Spawn, clean_environ
 from tests.native import Native, connected, fetch, frame
 
 CONT, TEXT, BINARY, PING = 0, 1, 2, 9
@@ -278,3 +280,70 @@ async def test_malformed_frames_cost_no_more_log_than_they_are(spawn: Spawn) -> 
             sent += len(data)
             await native.closed()
     assert len(server.log) - before <= sent
+
+
+SILENT = 10_000
+"""TCP sockets that say nothing, as far as this machine has files for them."""
+
+
+def affordable() -> int:
+    """How many of them a server and a client may have here."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return SILENT if hard == resource.RLIM_INFINITY else min(SILENT, hard - 500)
+
+
+@asynccontextmanager
+async def silence(server: ServerProcess, count: int) -> AsyncIterator[asyncio.StreamReader]:
+    """A process that opens so many sockets and says nothing; what it prints."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.data.silent", str(server.port), str(count)),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        env=clean_environ(),
+    )
+    try:
+        assert process.stdout is not None
+        yield process.stdout
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_ten_thousand_silent_sockets(spawn: Spawn) -> None:
+    """All are closed by the time for a head, somebody else is served meanwhile, and memory is what it was (H24)."""
+    count = affordable()
+    before_us = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before_us[1], before_us[1]))  # the server inherits it
+    try:
+        server = await spawn("--provider", "demo", "--request-timeout", "15")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before_us)
+    process = psutil.Process(server.pid)
+    files = process.num_fds()
+
+    async def storm() -> int:
+        async with silence(server, count) as said:
+            assert int(await said.readline()) == count
+            held = process.num_fds() - files
+            async with connected(server) as late:
+                answer = await late.read(await late.ask("demo:tokens=5,rate=1000"))
+                assert answer.end is not None
+            assert int(await said.readline()) == count
+        await asyncio.sleep(1)
+        assert process.num_fds() <= files + 3  # those of who looks on
+        return held
+
+    async with bystander(server):
+        cold = process.memory_info().rss
+        await storm()
+        before = process.memory_info().rss
+        held = await storm()
+        after = process.memory_info().rss
+    kib = f"{cold >> 10} KiB at first, {before >> 10} before and {after >> 10} after"
+    print(f"{count} sockets, {held} open at once, memory {kib}")
+    assert held > count / 2
+    assert after - before < LEFT_BEHIND
+    assert b"Traceback" not in server.log.encode()

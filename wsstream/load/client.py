@@ -80,8 +80,9 @@ class Client:
 
     def cancel(self, stream: Stream) -> None:
         """Nobody will read this stream any more."""
-        if stream.stream_id:
-            self.send(m.encode(m.CancelStream(stream_id=stream.stream_id)))
+        stream_id = stream.stream_id or stream.queued_id
+        if stream_id:
+            self.send(m.encode(m.CancelStream(stream_id=stream_id)))
 
     def send(self, payload: bytes) -> None:
         """Send one message, if there is anywhere to send it to."""
@@ -222,6 +223,11 @@ class Client:
                 self._by_id[message.stream_id] = stream
                 stream.on_start(message, now)
 
+    def _on_queued(self, message: m.StreamQueued, now: int) -> None:
+        for stream in self.streams:
+            if stream.request_id == message.request_id:
+                stream.queued_id = message.stream_id
+
     def _on_error(self, message: m.Error, now: int) -> None:
         reason = f"error {message.error_type}: {message.message}"
         for stream in self.streams:
@@ -248,6 +254,7 @@ _OF_STREAMS: dict[type[msgspec.Struct], Callable[[Stream, Any, int], None]] = {
 _OF_CLIENTS: dict[type[msgspec.Struct], Callable[[Client, Any, int], None]] = {
     m.ConnectionEstablished: Client._on_established,
     m.StreamStart: Client._on_start,
+    m.StreamQueued: Client._on_queued,
     m.Error: Client._on_error,
     m.Heartbeat: Client._on_heartbeat,
     m.GoingAway: Client._on_going_away,

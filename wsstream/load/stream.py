@@ -104,6 +104,7 @@ class Stream:
         "drop_at",
         "ended",
         "epoch",
+        "queued_id",
         "request_id",
         "stream_id",
     )
@@ -128,6 +129,8 @@ class Stream:
         self.epoch: str | None = None
         self.request_id = request_id
         self.stream_id = ""
+        self.queued_id = ""
+        """Its id from where it waits for its turn on: enough to cancel it."""
 
     # -- asking
 
