@@ -64,6 +64,8 @@ class GuardedHttp(HttpToolsProtocol):
         """Stop waiting, and tell who streams to this client that it has left."""
         self._stop_timer()
         super().connection_lost(exc)
+        # It and its parser refer to each other, and garbage is looked for seldom: many sockets would stay for long.
+        self.parser = None  # type: ignore[assignment]
         watchers, self._watchers = self._watchers, []
         for tell in watchers:
             tell()
