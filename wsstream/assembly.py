@@ -229,14 +229,19 @@ class Assembly:
             return "draining"
         return "degraded" if self.store.trouble() else "ok"
 
+    def announce_drain(self) -> None:
+        """Begin nothing new, and tell everybody; once. The rest is `drain`'s."""
+        if not self.streams.draining:
+            self.streams.draining = True
+            self.registry.announce_drain(self.config.drain_timeout)
+            self.streams.dismiss_all()
+
     async def drain(self) -> None:
         """Announce the end, let answers finish and be read within the drain time-out, close everybody with 1012."""
         if self._drained:
             return
         self._drained = True
-        self.streams.draining = True
-        self.registry.announce_drain(self.config.drain_timeout)
-        self.streams.dismiss_all()
+        self.announce_drain()
         deadline = time.monotonic() + self.config.drain_timeout
         finished = await self.streams.wait_idle(self.config.drain_timeout)
         if not finished:

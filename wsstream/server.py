@@ -184,6 +184,10 @@ class Server:
         """How the server is, as `/healthz` says it."""
         return self.assembly.health()
 
+    def announce_drain(self) -> None:
+        """Tell everybody that the end is near, now; `drain` is to follow."""
+        self.assembly.announce_drain()
+
     async def drain(self) -> None:
         """Announce the end, let answers finish and be read within the drain time-out, close everybody with 1012."""
         await self.assembly.drain()
@@ -277,7 +281,11 @@ async def _serve_until_told(server: Server) -> None:
     again = asyncio.Event()
 
     def on_signal() -> None:
-        (again if asked.is_set() else asked).set()
+        if asked.is_set():
+            again.set()
+        else:
+            asked.set()
+            server.announce_drain()  # here: each turn of a busy loop that they wait for is felt
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
