@@ -3,9 +3,10 @@
     python benchmarks/fairness.py
 
 A server in a process of its own; a client that reads so many bytes a second through a small receive buffer, and
-acknowledges what it has read. Control first: the slow stream alone over the same socket. Then both. Printed are the
-pauses between arrivals of the slow stream, and how long a cancel of the fast one takes, sent over the full socket and
-seen on another one.
+acknowledges what it has read. The slow stream alone over the same socket and both of them take turns, some rounds of
+each. Printed are the 99th percentiles of the pauses between arrivals of the slow stream, the medians of all rounds, the
+median of the rounds' ratios with its spread, and the longest that a cancel of the fast one took, sent over the full
+socket and seen on another one.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import argparse
 import asyncio
 import json
 import socket
+import statistics
 import sys
 import time
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -162,7 +164,32 @@ async def time_cancel(port: int, client: SlowClient) -> float:
     raise RuntimeError("the server has closed")
 
 
-async def measure(rates: list[int], seconds: float, windows: list[int | None]) -> None:
+class Round(NamedTuple):
+    """One measurement of each kind. Times are milliseconds."""
+
+    alone: float
+    both: float
+    cancel: float
+    pace: float
+
+
+async def one_round(port: int, rate: int, window: int | None, seconds: float) -> Round:
+    """The slow stream alone, then both."""
+    control = await alone(port, rate, window, seconds)
+    gaps, cancelled, pace = await together(port, rate, window, seconds)
+    return Round(percentile(control, 0.99), percentile(gaps, 0.99), cancelled, pace)
+
+
+def summary(rounds: list[Round]) -> str:
+    """Their line in the table."""
+    alone_p99, both_p99, _, pace = (statistics.median(values) for values in zip(*rounds, strict=True))
+    ratios = sorted(each.both / each.alone for each in rounds)
+    spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
+    worst = max(each.cancel for each in rounds)
+    return f"{alone_p99:>10.1f}ms{both_p99:>10.1f}ms{spread:>20}{worst:>8.1f}ms{pace / 1000:>11.1f}"
+
+
+async def measure(rates: list[int], seconds: float, windows: list[int | None], rounds: int) -> None:
     """One server, every rate and window."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "wsstream", "--port", "0", "--store", "memory:", "--provider", "demo"),
@@ -173,17 +200,11 @@ async def measure(rates: list[int], seconds: float, windows: list[int | None]) -
     assert process.stdout is not None
     port = int((await process.stdout.readline()).decode().strip().rstrip("/").rpartition(":")[2])
     try:
-        print(f"{'KB/s':>6}{'window':>8}{'alone p99':>12}{'both p99':>12}{'ratio':>8}{'cancel':>10}{'read KB/s':>11}")
+        print(f"{'KB/s':>6}{'window':>8}{'alone p99':>12}{'both p99':>12}{'ratio':>20}{'cancel':>10}{'read KB/s':>11}")
         for window in windows:
             for rate in rates:
-                control = await alone(port, rate, window, seconds)
-                gaps, cancelled, pace = await together(port, rate, window, seconds)
-                first, second = percentile(control, 0.99), percentile(gaps, 0.99)
-                print(
-                    f"{rate // 1000:>6}{window or 50:>8}{first:>10.1f}ms{second:>10.1f}ms{second / first:>8.2f}"
-                    f"{cancelled:>8.1f}ms{pace / 1000:>11.1f}",
-                    flush=True,
-                )
+                found = [await one_round(port, rate, window, seconds) for _ in range(rounds)]
+                print(f"{rate // 1000:>6}{window or 50:>8}{summary(found)}", flush=True)
     finally:
         process.terminate()
         await process.wait()
@@ -194,9 +215,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--rates", type=int, nargs="+", default=[20_000, 50_000, 200_000], help="bytes read a second")
     parser.add_argument("--windows", type=int, nargs="+", default=[50, 1000], help="chunks in flight")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="of both kinds, for each rate and window")
     given = parser.parse_args()
-    asyncio.run(measure(given.rates, given.seconds, given.windows))
+    asyncio.run(measure(given.rates, given.seconds, given.windows, given.rounds))
 
 
 if __name__ == "__main__":

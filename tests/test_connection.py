@@ -255,6 +255,26 @@ async def test_the_kernel_holds_little_for_a_client(serve: Serve) -> None:
         assert sock.getsockopt(socket.IPPROTO_TCP, connection.TCP_NOTSENT_LOWAT) == connection.NOTSENT_LOWAT
 
 
+async def test_streams_that_share_a_socket_find_short_queues(serve: Serve, scripted: Scripted) -> None:
+    """With a second stream, what waits below the logs is kept small; when one is left, it is as before."""
+
+    def queues() -> tuple[int, int]:
+        transport = of(server)._transport
+        sock = transport.get_extra_info("socket")
+        lowat = sock.getsockopt(socket.IPPROTO_TCP, connection.TCP_NOTSENT_LOWAT)
+        return lowat, transport.get_write_buffer_limits()[1]
+
+    server = await serve(provider=SCRIPTED)
+    async with connected(server) as native:
+        await native.ask()
+        assert queues() == (connection.NOTSENT_LOWAT, connection.WRITE_HIGH)
+        second = await native.ask()
+        assert queues() == (connection.SHORT_LOWAT, 1)
+        scripted.last.finish()
+        await native.read(second)
+        assert queues() == (connection.NOTSENT_LOWAT, connection.WRITE_HIGH)
+
+
 async def test_small_messages_are_not_held_back(serve: Serve) -> None:
     """Nagle's algorithm, which would wait 40 ms for company, is off on every event loop."""
     server = await serve()

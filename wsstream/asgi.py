@@ -328,6 +328,9 @@ class AsgiConnection:
         self.paused = self._size >= WRITE_HIGH
         self._something.set()
 
+    def keep_short(self, short: bool) -> None:
+        """What is under way is the application's server's to know."""
+
     def write_anyway(self, data: bytes) -> None:
         """Send frames that do not wait for a client that does not read; one that provokes too many is cut off."""
         if self.paused:

@@ -75,13 +75,15 @@ class Attachment:
         """Up to here what was missed may come at once, beyond the window: see `take`."""
         self._repair: Span | None = None
 
-    def take(self, max_bytes: int) -> Span | None:
+    def take(self, max_bytes: int, joined: bool = False) -> Span | None:
         """The next chunks that may go now, about ``max_bytes`` of them; they count as sent.
 
         Where the window or the log ends, the attachment is `waiting` again: its `wake` will be called. Where only
         ``max_bytes`` did, it is not, and the owner takes again. Chunks that were asked for again come first; they
         are within what was sent, so they move no window. A snapshot goes out in large pieces whatever the window; it
         counts as in flight, so that nothing follows before it is acknowledged.
+
+        With ``joined``, ``max_bytes`` are those of the contents alone, as they are in a batch.
         """
         if self._repair is not None:
             return self._take_repair(*self._repair, max_bytes)
@@ -97,8 +99,9 @@ class Attachment:
         if last < first:
             return None
         if totals[last] - totals[first - 1] > max_bytes:
-            last = self._cut(first, last, max_bytes)
-            self.waiting = False
+            cut = self.log.fitting(first, last, max_bytes) if joined else self._cut(first, last, max_bytes)
+            self.waiting = cut == last
+            last = cut
         window.sent = last
         return first, last
 

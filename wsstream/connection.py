@@ -46,6 +46,8 @@ WRITE_HIGH = 32 * 1024
 SEND_BUFFER = 64 * 1024
 NOTSENT_LOWAT = 16 * 1024
 """Kernel memory that a client which does not read can hold (tcp(7), socket(7))."""
+SHORT_LOWAT = 2 * 1024
+"""The same where several streams share the socket."""
 MAX_HELD_CONTROL = 64 * 1024
 """Bytes of control messages kept for a client that does not read; one that provokes more is closed."""
 CLOSE_TIMEOUT = 2.0
@@ -109,8 +111,7 @@ class NativeConnection(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-            if sys.platform == "linux":
-                sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+            self._limit_unsent(NOTSENT_LOWAT)
 
     def data_received(self, data: bytes) -> None:
         """Read frames and act on them."""
@@ -254,6 +255,19 @@ class NativeConnection(asyncio.Protocol):
             dialogue.receive(data)
 
     # -- bytes out
+
+    def keep_short(self, short: bool) -> None:
+        """Have the kernel push back early, and nothing wait in the transport; or as usual."""
+        if self._transport.is_closing():
+            return
+        # Not 0: a transport of uvloop's with TLS would pause for good.
+        self._transport.set_write_buffer_limits(high=1 if short else WRITE_HIGH)
+        self._limit_unsent(SHORT_LOWAT if short else NOTSENT_LOWAT)
+
+    def _limit_unsent(self, size: int) -> None:
+        sock = self._transport.get_extra_info("socket")
+        if sys.platform == "linux" and sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, size)
 
     def write_anyway(self, data: bytes) -> None:
         """Send what does not wait for a client that does not read; one that provokes too much of it is cut off."""

@@ -51,6 +51,13 @@ MAX_PUSHES = 64
 """Chunks written at once in one millisecond, all connections together, before the loop gets its turn."""
 MIN_SHARE = 1024
 """Bytes of a slice that one of many streams gets at least: below that there is more frame than content."""
+SHORT_SLICE = 2 * 1024
+"""The same where several streams share a connection that is behind: what one has written, the others wait for."""
+GATHER = 0.01
+MAX_GATHER = 0.04
+"""Seconds for which such a connection gathers chunks, at first and at most: many small frames are what fills it."""
+CALM = 500
+"""So many times in a row it must then get through with what it has gathered, before it counts as quick again."""
 MAX_TURN_CONTROL = 1024 * 1024
 """Bytes of lists that one read may provoke: a small question can have a large answer."""
 MAX_EARLY = 256 * 1024
@@ -118,6 +125,13 @@ class Line(Member, Protocol):
     def write_anyway(self, data: bytes) -> None:
         """Send frames that do not wait for a client that does not read; one that provokes too many is cut off."""
 
+    def keep_short(self, short: bool) -> None:
+        """Because several streams wait for each other, count as `paused` when little is under way; or when much is.
+
+        What was written cannot be taken back, and nothing can pass it. A line that cannot tell how much is under way
+        may ignore this.
+        """
+
     def say_close(self, code: int, reason: str) -> None:
         """Close; nothing is written any more."""
 
@@ -127,10 +141,14 @@ class Dialogue:
 
     __slots__ = (
         "_batch",
+        "_behind",
+        "_calm",
         "_control",
         "_deciding",
         "_early",
         "_early_events",
+        "_gather",
+        "_gathering",
         "_hub",
         "_line",
         "_marked",
@@ -172,6 +190,10 @@ class Dialogue:
         self._early: list[bytes] | None = None
         self._early_events: list[m.ClientMessage] | None = None
         self._batch = batch
+        self._behind = False
+        self._calm = 0
+        self._gather = 0.0
+        self._gathering: asyncio.TimerHandle | None = None
         self._ready: list[Attachment] = []
         self._control: list[bytes] = []
         self._marked = False
@@ -581,9 +603,11 @@ class Dialogue:
         known = self.attachments.get(stream.stream_id)
         attachment = self._streams.attach(stream, window, self._on_roused)
         attachment.frames = FrameBook.of(stream.log)
-        attachment.push = self._on_pushed
         stream.when_stored(lambda: attachment.tell_statuses(self._say_status))
         self.attachments[stream.stream_id] = attachment
+        self._wire_up()
+        if known is None and len(self.attachments) == 2:
+            self._line.keep_short(True)
         if known is not None:  # only now: the answer was deserted at no moment
             self._detach(known)
         return attachment
@@ -596,6 +620,9 @@ class Dialogue:
     def _detach(self, attachment: Attachment) -> None:
         if self.attachments.get(attachment.log.stream_id) is attachment:
             del self.attachments[attachment.log.stream_id]
+            if len(self.attachments) == 1:
+                self._line.keep_short(False)
+                self._on_caught_up()
         attachment.log.detach(attachment)
         if attachment in self._ready:
             self._ready.remove(attachment)
@@ -635,6 +662,38 @@ class Dialogue:
         if self._ready:
             self._mark()
 
+    def _on_behind(self) -> None:
+        """The socket did not keep up with several streams: they take short turns now, and gather more for each."""
+        self._calm = CALM
+        self._gather = min(MAX_GATHER, 2 * self._gather) or GATHER
+        if not self._behind:
+            self._behind = True
+            self._wire_up()
+
+    def _on_caught_up(self) -> None:
+        self._behind = False
+        self._gather = 0.0
+        self._wire_up()
+
+    def _wire_up(self) -> None:
+        """Choose who is called for a chunk, so that it costs those who keep up nothing that others do not."""
+        for attachment in self.attachments.values():
+            attachment.wake = self._on_gathering if self._behind else self._on_roused
+            attachment.push = self._on_gathering if self._behind else self._on_pushed
+
+    def _on_gathering(self, attachment: Attachment) -> None:
+        self._ready.append(attachment)
+        if self._gathering is None and not self._marked and not self._over:
+            self._gathering = self._hub.loop.call_later(self._gather, self._on_gathered)
+
+    def _on_gathered(self) -> None:
+        self._gathering = None
+        self._calm -= 1
+        if self._ready:
+            self._mark()
+        if self._behind and self._calm <= 0:
+            self._on_caught_up()
+
     def _mark(self) -> None:
         if not self._marked and not self._over:
             self._marked = True
@@ -652,7 +711,8 @@ class Dialogue:
         line = self._line
         while self._ready and not line.paused:
             # Nearly always one connection follows one stream.
-            part = self._take(self._ready.pop()) if len(self._ready) == 1 else self._take_turns()
+            alone = len(self._ready) == 1 and not self._behind
+            part = self._take(self._ready.pop()) if alone else self._take_turns()
             if part:
                 self.bytes_sent += len(part)
                 line.write(part)
@@ -672,11 +732,12 @@ class Dialogue:
         the first in the next. (Deficit round robin: Shreedhar and Varghese, SIGCOMM 1995.)
         """
         ready, self._ready = self._ready, []
-        share = max(MIN_SHARE, WRITE_SLICE // len(ready))
+        whole = SHORT_SLICE if self._behind else WRITE_SLICE
+        share = max(MIN_SHARE, whole // len(ready))
         parts: list[bytes] = []
         size = turns = 0
         for attachment in ready:
-            if size >= WRITE_SLICE:
+            if size >= whole:
                 break
             turns += 1
             attachment.credit += share
@@ -691,7 +752,7 @@ class Dialogue:
         return b"".join(parts)
 
     def _take(self, attachment: Attachment, most: int = WRITE_SLICE) -> bytes:
-        span = attachment.take(most)
+        span = attachment.take(most, self._behind and self._batch)
         if span is None:
             part = b""
         else:
@@ -728,6 +789,8 @@ class Dialogue:
         """The client reads again."""
         if self._unpaused is not None and not self._unpaused.done():
             self._unpaused.set_result(None)
+        if len(self.attachments) > 1:
+            self._on_behind()
         if self._ready or self._control:
             self._mark()
 
@@ -765,6 +828,9 @@ class Dialogue:
     def _let_go(self) -> None:
         for attachment in list(self.attachments.values()):
             self._detach(attachment)
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
         for stream, tell in (self._queued or {}).values():
             stream.forget_queue(tell)
         self._queued = None

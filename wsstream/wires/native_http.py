@@ -107,6 +107,9 @@ class EventLine(Response):
         self.paused = self._held > HIGH
         self._something.set()
 
+    def keep_short(self, short: bool) -> None:
+        """What is under way is the HTTP server's to know."""
+
     def write_anyway(self, data: bytes) -> None:
         """Send frames of control messages; a client that provokes too many of them is cut off."""
         if self._held > MAX_HELD:
