@@ -11,7 +11,7 @@ import pytest
 from tests.test_streams import House, house
 from tests.virtual import in_virtual_time, turns
 from wsstream.chunks import Delta
-from wsstream.ledger import QUIET, Ledger
+from wsstream.ledger import QUIET, SLICE, Ledger
 
 
 def watched(it: House) -> Ledger:
@@ -99,6 +99,21 @@ async def test_the_pace_of_a_short_answer_is_that_of_its_outcome() -> None:
         await it.provider.end()
         assert ledger.pace.count == 4
         assert ledger.pace.total == pytest.approx(0.4)
+
+
+@in_virtual_time
+async def test_many_answers_are_looked_at_in_slices() -> None:
+    """A sample pauses again and again, answers may end meanwhile; what it has found counts when it is through."""
+    async with house() as it:
+        ledger = watched(it)
+        for number in range(2 * SLICE + 1):
+            it.view(await it.start(f"r-{number}"))
+        sampling = ledger.sampling(time.monotonic())
+        next(sampling)
+        assert ledger.viewers.following == 0
+        await it.provider.end()
+        assert len(list(sampling)) == 1
+        assert ledger.viewers.following == 2 * SLICE + 1
 
 
 @in_virtual_time

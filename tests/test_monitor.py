@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from tests.test_streams import house
 from tests.virtual import in_virtual_time
 from wsstream.ledger import Ledger
 from wsstream.memory import Memory, MemoryReader
-from wsstream.monitor import LAG_EVERY, Monitor
+from wsstream.monitor import LAG_EVERY, SAMPLE_EVERY, Monitor
 from wsstream.pressure import PATIENCE, Level, Pressure
 
 
@@ -134,6 +135,31 @@ async def test_a_loop_that_is_held_up_shows() -> None:
         clock.now += 3.0  # something that did not give way
         await asyncio.sleep(LAG_EVERY)
         assert monitor.lag.quantile(1.0) == 5.0
+        monitor.close()
+
+
+@in_virtual_time
+async def test_a_sample_of_many_answers_holds_nobody_up() -> None:
+    """Between its slices the loop has its turns, and every second it begins anew, through or not."""
+    begun: list[int] = []
+    turns_of_others = 0
+
+    class Slow(Ledger):
+        def sampling(self, now: float) -> Iterator[None]:
+            begun.append(turns_of_others)
+            for _ in range(5):
+                yield
+
+    async with house() as it:
+        monitor = Monitor(Slow(lambda: it.streams.running, "demo"), Reader(), Pressure(), House())
+        monitor.start()
+        await asyncio.sleep(SAMPLE_EVERY)
+        for _ in range(6):
+            await asyncio.sleep(0)
+            turns_of_others += 1
+        assert list(monitor._sampling) == [], "it was through after as many turns as there were slices"
+        await asyncio.sleep(SAMPLE_EVERY)
+        assert begun == [0, 6]
         monitor.close()
 
 

@@ -872,6 +872,20 @@ def test_heartbeats() -> None:
     assert beats == [NOW + 1, NOW + 11, NOW + 21, NOW + 31]
 
 
+def test_heartbeats_of_those_who_came_together_do_not_stay_together() -> None:
+    """A phase brings the second heartbeat forward by its share of an interval, and all later ones with it."""
+    end = ServerProtocol(ServerSettings(heartbeat_interval=10.0), NOW, phase=0.7)
+    say(end, type="hello")
+    beats = []
+    for _ in range(4):
+        now = end.get_timer()
+        end.handle_timer(now)
+        end.receive_life(now)
+        assert [message["type"] for message in read(end.messages_to_send())] == ["heartbeat"]
+        beats.append(now - NOW)
+    assert beats == pytest.approx([1.0, 4.0, 14.0, 24.0])
+
+
 def test_a_short_interval_counts_from_the_start() -> None:
     """An interval below a second is kept by the first heartbeat too."""
     end = make_open(heartbeat_interval=0.25, heartbeat_timeout=1.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -30,7 +30,9 @@ QUIET = 2.0
 """Seconds without a chunk after which a running answer counts as quiet."""
 
 MAX_VIEWERS = 4096
-"""Viewers looked at in one sample, so that it never holds the loop for long."""
+"""Viewers looked at in one sample: they stand for all."""
+SLICE = 64
+"""Answers looked at in a row."""
 
 
 class _Pace:
@@ -145,12 +147,17 @@ class Ledger:
 
     def sample(self, now: float) -> None:
         """Look at every running answer and its viewers."""
+        for _ in self.sampling(now):
+            pass
+
+    def sampling(self, now: float) -> Iterator[None]:
+        """The same in slices of a fraction of a millisecond, for a loop that has others to serve in between."""
         stalled: set[Attachment] = set()
-        count = max_lag = self.quiet = self._uncommitted = 0
-        for stream in self._running():
-            self._sample_pace(stream, now)
+        count = max_lag = quiet = uncommitted = 0
+        for number, stream in enumerate(list(self._running()), 1):
+            quiet += self._sample_pace(stream, now)
             log = stream.log
-            self._uncommitted += len(log) - log.tail
+            uncommitted += len(log) - log.tail
             for attachment in islice(log.attachments, max(0, MAX_VIEWERS - count)):
                 count += 1
                 lag = max(0, log.tail - attachment.window.acked)
@@ -158,21 +165,25 @@ class Ledger:
                 max_lag = max(max_lag, lag)
                 if attachment.window.limited and attachment.window.in_flight:
                     stalled.add(attachment)
+            if not number % SLICE:
+                yield
+        self.quiet, self._uncommitted = quiet, uncommitted
         self.stalls += len(stalled - self._stalled)
         self._stalled = stalled
         self.viewers = Viewers(count, len(stalled), max_lag)
 
-    def _sample_pace(self, stream: Stream, now: float) -> None:
+    def _sample_pace(self, stream: Stream, now: float) -> bool:
+        """Whether it is quiet."""
         pace = self._paces.get(stream)
         if pace is None:
-            return
+            return False
         chunks = len(stream.log)
         if chunks > pace.chunks:
             if pace.at is not None:
                 self.pace.observe((now - pace.at) / (chunks - pace.chunks), chunks - pace.chunks)
             pace.chunks, pace.at = chunks, now
-        elif now - (pace.begun if pace.at is None else pace.at) > QUIET:
-            self.quiet += 1
+            return False
+        return now - (pace.begun if pace.at is None else pace.at) > QUIET
 
     def _end_pace(self, stream: Stream) -> None:
         """The chunks since the last sample; all of a short answer, as its outcome has them."""

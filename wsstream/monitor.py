@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
 from typing import Protocol
 
 from wsstream.ledger import Ledger
@@ -61,7 +62,8 @@ class Monitor:
         self._house = house
         self._lag_due = 0.0
         self._readings = 0
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._timers: dict[str, asyncio.Handle] = {}
+        self._sampling: Iterator[None] = iter(())
         self.lag = Histogram(SECONDS)
         """Seconds that a timer came late."""
         self.memory: Memory = reader.read()
@@ -95,7 +97,16 @@ class Monitor:
 
     def _on_sample(self) -> None:
         self._timers["sample"] = self._loop.call_later(SAMPLE_EVERY, self._on_sample)
-        self._ledger.sample(time.monotonic())
+        for _ in self._sampling:  # nearly always over long since
+            pass
+        self._sampling = self._ledger.sampling(time.monotonic())
+        self._sample_on()
+
+    def _sample_on(self) -> None:
+        """One slice; whoever has tokens gets a turn of the loop before the next."""
+        for _ in self._sampling:
+            self._timers["sampling"] = self._loop.call_soon(self._sample_on)
+            return
 
     def _on_memory(self) -> None:
         self._timers["memory"] = self._loop.call_later(MEMORY_EVERY, self._on_memory)

@@ -83,6 +83,7 @@ class ServerProtocol:
         "_malformed",
         "_next_beat",
         "_out",
+        "_phase",
         "_policies",
         "_settings",
         "_spent_at",
@@ -100,8 +101,14 @@ class ServerProtocol:
     ENDED_KEPT = 16
     """Ended streams whose windows are remembered, so that a late ack is not mistaken for a forged one."""
 
-    def __init__(self, settings: ServerSettings, now: float, *, batch: bool = False) -> None:
-        """A connection whose WebSocket has just opened. ``batch``: the client offered the subprotocol."""
+    def __init__(self, settings: ServerSettings, now: float, *, batch: bool = False, phase: float = 0.0) -> None:
+        """A connection whose WebSocket has just opened.
+
+        Args:
+            batch: the client offered the subprotocol.
+            phase: share of the interval by which the second heartbeat is early, 0 to 1. The others keep that distance,
+                so that those who came in one moment do not beat in one moment for ever.
+        """
         self._settings = settings
         self._state = ConnectionState.GREETING
         self._events: list[m.ClientMessage] = []
@@ -117,6 +124,7 @@ class ServerProtocol:
         self._beat_at = now
         # The first heartbeat goes out early: it measures the round trip and shows that they flow at all.
         self._next_beat = now + min(1.0, settings.heartbeat_interval)
+        self._phase = phase
         self.batch = batch
         self.limit = settings.window
         self.limit_bytes = settings.window_bytes
@@ -478,7 +486,8 @@ class ServerProtocol:
             self.fail(CloseCode.TIMEOUT, "nothing heard in time")
         elif now >= self._next_beat:
             self._beat_at = now
-            self._next_beat = now + self._settings.heartbeat_interval
+            self._next_beat = now + self._settings.heartbeat_interval * (1.0 - self._phase)
+            self._phase = 0.0
             self._send(m.Heartbeat(timestamp=now))
 
     def _forgive(self, late: float, now: float) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 import time
 from asyncio import Future
@@ -62,6 +63,8 @@ MAX_TURN_CONTROL = 1024 * 1024
 """Bytes of lists that one read may provoke: a small question can have a large answer."""
 MAX_EARLY = 256 * 1024
 """Bytes of messages that are kept while it is decided who their sender is."""
+MAX_PHASE = 0.9
+"""A second heartbeat that comes right behind the first would tell nothing new."""
 NOWHERE = Visitor({}, "")
 
 
@@ -205,7 +208,8 @@ class Dialogue:
         self._unpaused: Future[None] | None = None
         self._stalled: dict[str, tuple[int, float]] | None = None
         self._queued: dict[str, tuple[StreamLike, Callable[[int], None]]] | None = None
-        self.core = ServerProtocol(hub.settings, time.monotonic(), batch=batch)
+        phase = random.uniform(0.0, MAX_PHASE)
+        self.core = ServerProtocol(hub.settings, time.monotonic(), batch=batch, phase=phase)
         self.attachments: dict[str, Attachment] = {}
         self.bytes_sent = 0
         self.messages_received = 0
