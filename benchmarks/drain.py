@@ -42,7 +42,7 @@ HANDSHAKE = (
 LAST_DATA_RECV = 8 + 11 * 4
 """Where tcp_info(7) has the milliseconds since data came."""
 SETTLE = 2.5
-"""Seconds: the first heartbeats have come and gone by then, the next are not due."""
+"""Seconds: the first heartbeats have come and gone by then; no other is due before all is over."""
 PATIENCE = 1.5
 
 
@@ -82,8 +82,9 @@ def limits(clients: int) -> tuple[str, ...]:
 def server(clients: int) -> Iterator[tuple[int, int]]:
     """A server process: its port and its process id."""
     options = ("--port", "0", "--store", "memory:", "--provider", "demo", "--drain-timeout", "5")
+    quiet = ("--heartbeat-interval", "300", "--heartbeat-timeout", "600")
     process = subprocess.Popen(
-        [sys.executable, "-m", "wsstream", *options, *limits(clients)],
+        [sys.executable, "-m", "wsstream", *options, *quiet, *limits(clients)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=ROOT,

@@ -748,15 +748,15 @@ class Dialogue:
             if attachment.credit <= 0:
                 self._ready.append(attachment)
                 continue
-            part = self._take(attachment, attachment.credit)
+            part = self._take(attachment, attachment.credit, self._behind and self._batch)
             attachment.credit = 0 if attachment.waiting else attachment.credit - len(part)
             parts.append(part)
             size += len(part)
         self._ready = [*ready[turns:], *self._ready]
         return b"".join(parts)
 
-    def _take(self, attachment: Attachment, most: int = WRITE_SLICE) -> bytes:
-        span = attachment.take(most, self._behind and self._batch)
+    def _take(self, attachment: Attachment, most: int = WRITE_SLICE, joined: bool = False) -> bytes:
+        span = attachment.take(most, joined)
         if span is None:
             part = b""
         else:
