@@ -193,6 +193,8 @@ class NativeConnection(asyncio.Protocol):
         websocket.send_response(response)
         if websocket.state is State.OPEN:
             self._open(request, visitor)
+        # The library's parser holds the request for as long as the socket lives: its headers take kilobytes, and tokens.
+        request.headers.clear()
 
     def _visitor(self, request: Request) -> Visitor:
         peer = self._transport.get_extra_info("peername")
