@@ -165,6 +165,8 @@ class ChunkLog:
         "_durable",
         "_high_bytes",
         "_kinds",
+        "_newest",
+        "_newest_id",
         "_overhead",
         "_pending_outcome",
         "_reached",
@@ -245,6 +247,8 @@ class ChunkLog:
         # All bodies, end to end: an object for each would take four times their size. Where they begin is in `totals`.
         self._data = bytearray()
         self._kinds = bytearray()
+        self._newest = b""  # the body of the last chunk that came alone: whoever keeps up asks for it at once
+        self._newest_id = 0
         self._room: asyncio.Future[None] | None = None
         self._room_until = high
         self._high_bytes = HIGH_BYTES
@@ -277,22 +281,19 @@ class ChunkLog:
         Raises:
             UnicodeEncodeError: a content holds a lone surrogate. Nothing was appended.
         """
-        if len(deltas) == 1:
-            self._append_one(deltas[0])
-        else:
-            bodies = [encode(delta.content)[1:-1] for delta in deltas]
-            self.append_bodies(bodies, bytes([delta.kind for delta in deltas]))
+        bodies = [encode(delta.content)[1:-1] for delta in deltas]
+        self.append_bodies(bodies, bytes([delta.kind for delta in deltas]))
 
-    def _append_one(self, delta: Delta) -> None:
-        """As `append_bodies` for one delta: nearly every token comes alone, and every list built for it is felt."""
+    def append_one(self, delta: Delta) -> None:
+        """As `append`, of one delta: nearly every token comes alone, and every list built for it is felt."""
         if self._broken:
             return
-        body = encode(delta.content)[1:-1]
+        self._newest = body = encode(delta.content)[1:-1]
         self._data += body
         totals = self.totals
         totals.append(totals[-1] + len(body) + self._overhead)
         self._kinds.append(delta.kind)
-        last = len(totals) - 1
+        self._newest_id = last = len(totals) - 1
         if self._durable:
             self._store.append(self.stream_id, last, [body], _KINDS[delta.kind], self._on_committed)
         else:
@@ -458,6 +459,8 @@ class ChunkLog:
 
     def entry(self, chunk_id: int) -> tuple[bytes, int]:
         """One body and its kind."""
+        if chunk_id == self._newest_id:
+            return self._newest, self._kinds[chunk_id - 1]
         end = self.totals[chunk_id] - chunk_id * self._overhead
         start = self.totals[chunk_id - 1] - (chunk_id - 1) * self._overhead
         return bytes(self._data[start:end]), self._kinds[chunk_id - 1]

@@ -60,6 +60,19 @@ class SendWindow:
         self.limited = last < tail
         return last if last > self.sent else self.sent
 
+    def send_next(self, tail: int, totals: Sequence[int]) -> bool:
+        """Count ``tail`` as sent, if it is the next chunk and both limits have room for it; else change nothing.
+
+        What `grant` comes to for nearly every token, in half its steps. A viewer that is behind, or a chunk larger than
+        the byte limit, is left to `grant`.
+        """
+        acked = self.acked
+        if self.sent + 1 != tail or tail > acked + self.limit or totals[tail] > totals[acked] + self.limit_bytes:
+            return False
+        self.sent = tail
+        self.limited = False
+        return True
+
     def _fit_bytes(self, last: int, totals: Sequence[int]) -> int:
         budget = totals[self.acked] + self.limit_bytes
         fitting = bisect_right(totals, budget, self.sent, last) - 1

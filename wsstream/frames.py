@@ -67,18 +67,22 @@ class FrameBook:
 
     def span(self, first: int, last: int, *, batch: bool) -> bytes:
         """The frames of the chunks ``first`` … ``last``: one each, or merged where the viewer takes batches."""
-        log = self._log
-        if len(log.attachments) == 1:
-            if first == last:  # the way of nearly every token
-                payload = self._writer.chunk(first, *log.entry(first))
-                size = len(payload)
-                return _SHORT[size] + payload if size < 126 else text_frame(payload)
+        if len(self._log.attachments) == 1:
             return self._make(first, last, batch)
         key = (first, last, batch)
         if key != self._made_for:
             self._made = self._make(first, last, batch)
             self._made_for = key
         return self._made
+
+    def one(self, chunk_id: int) -> bytes:
+        """The frame of one chunk: the way of nearly every token."""
+        log = self._log
+        if len(log.attachments) != 1:
+            return self.span(chunk_id, chunk_id, batch=False)
+        payload = self._writer.chunk(chunk_id, *log.entry(chunk_id))
+        size = len(payload)
+        return _SHORT[size] + payload if size < 126 else text_frame(payload)
 
     def outcome(self) -> bytes:
         """The frame of the terminal message."""

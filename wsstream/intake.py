@@ -102,32 +102,36 @@ class Intake:
 
     def put(self, deltas: Sequence[Delta]) -> bool:
         """Append ``deltas`` to the log. After a cancel they are dropped: nobody is to be billed for more."""
-        count = len(deltas)
         if self.over:
-            self.dropped += count
+            self.dropped += len(deltas)
             return False
-        if count == 1:  # nearly always
+        alone = len(deltas) == 1  # nearly always
+        if alone:
             if not 0 < len(deltas[0].content) <= MAX_CHUNK_CHARS:
                 return self._put_odd(deltas)
-        elif not count or _any_odd(deltas):
+        elif not deltas or _any_odd(deltas):
             return self._put_odd(deltas)
         now = time.monotonic()
         self.deadline = now + self._between
         if self.first_at is None:
             self.first_at = now
+        log = self._log
         if self._stages is None:
             try:
-                self._log.append(deltas)
+                if alone:
+                    log.append_one(deltas[0])
+                else:
+                    log.append(deltas)
             except UnicodeEncodeError:
-                self._stages = _Stages(self._log, None, None)
+                self._stages = _Stages(log, None, None)
                 self._stages.feed(deltas, now)
         else:
             self._stages.feed(deltas, now)
-            self._way_at -= count  # they need not have become chunks
+            self._way_at -= len(deltas)  # they need not have become chunks
         self._unchecked += 1
         if self._unchecked == CHECK_EVERY:
             self._check_limits()
-        return self._log.has_room()
+        return log.has_room()
 
     def _put_odd(self, deltas: Sequence[Delta]) -> bool:
         """Empty deltas are no chunks, and no sign of life either; large ones are cut, where they can be."""

@@ -174,6 +174,24 @@ class _Transport(httpx2.AsyncBaseTransport):
 class _Connection(asyncio.Protocol):
     """One HTTP/1.1 connection: one request at a time."""
 
+    __slots__ = (
+        "_alive",
+        "_answer",
+        "_body",
+        "_expiry",
+        "_head_size",
+        "_headers",
+        "_held",
+        "_may_stay",
+        "_origin",
+        "_parser",
+        "_pool",
+        "_request",
+        "_transport",
+        "heard",
+        "on_body",
+    )
+
     def __init__(self, pool: _Transport, origin: Origin) -> None:
         self._pool = pool
         self._origin = origin
@@ -258,13 +276,11 @@ class _Connection(asyncio.Protocol):
         self._alive = True
 
     def data_received(self, data: bytes) -> None:
-        if self._answer is None and self._body is None:
-            self.abort()  # an answer that nobody asked for
-            return
-        self.heard = True
         try:
-            self._parser.feed_data(data)
-            self._check_head(data)
+            if self._body is None:
+                self._feed_head(data)
+            else:
+                self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(httpx2.RemoteProtocolError(str(error), request=self._request))
             self._transport.abort()
@@ -272,9 +288,13 @@ class _Connection(asyncio.Protocol):
         if self._body is not None:
             self._body.deliver()
 
-    def _check_head(self, data: bytes) -> None:
-        """See that the head ends. The parser tells of a header only when it is whole."""
-        if self._body is None:
+    def _feed_head(self, data: bytes) -> None:
+        if self._answer is None:
+            self.abort()  # an answer that nobody asked for
+            return
+        self.heard = True
+        self._parser.feed_data(data)
+        if self._body is None:  # the parser tells of a header only when it is whole
             self._head_size += len(data)
             if self._head_size > MAX_HEAD:
                 raise httptools.HttpParserError("the response's head is too large")
@@ -330,6 +350,17 @@ class _Connection(asyncio.Protocol):
 class _Body(httpx2.AsyncByteStream):
     """The body of one response, pushed to a `Take`, or pulled by the SDK, which reads those of errors."""
 
+    __slots__ = (
+        "_closed",
+        "_complete",
+        "_connection",
+        "_error",
+        "_pumping",
+        "_take",
+        "ends_with_connection",
+        "held",
+    )
+
     def __init__(self, connection: _Connection, held: list[bytes], *, ends_with_connection: bool) -> None:
         self._connection = connection
         self._take: Take | None = None
@@ -358,8 +389,9 @@ class _Body(httpx2.AsyncByteStream):
 
     def deliver(self) -> None:
         """Hand on what has come."""
-        take, pumping, held = self._take, self._pumping, self.held
-        if take is None or pumping is None or pumping.done():
+        held = self.held
+        take = self._take
+        if take is None:
             if sum(map(len, held)) > MAX_HELD:
                 self._connection.pause()
             return
@@ -369,16 +401,25 @@ class _Body(httpx2.AsyncByteStream):
             try:
                 more = take(data)
             except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to whoever waits
-                pumping.set_exception(error)
+                self._settle(error)
                 return
             if not more:
                 self._connection.pause()
-                pumping.set_result(True)
+                self._settle(True)
                 return
-        if self._error is not None:
-            pumping.set_exception(self._error)
-        elif self._complete:
-            pumping.set_result(False)
+        if self._complete or self._error is not None:
+            self._settle(self._error or False)
+
+    def _settle(self, end: bool | Exception) -> None:
+        """Let whoever pumps go on; nothing is taken until the next `pump`."""
+        self._take = None
+        pumping = self._pumping
+        if pumping is None or pumping.done():
+            return
+        if isinstance(end, Exception):
+            pumping.set_exception(end)
+        else:
+            pumping.set_result(end)
 
     def complete(self) -> None:
         """Nothing follows."""

@@ -242,29 +242,28 @@ class _ChatReading(Reading):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             event = _read_odd_event(payload)
         for choice in event.choices:
-            self._take_choice(choice, deltas)
+            if choice.index:
+                continue  # another answer, that nobody has asked for
+            if choice.delta is not None:
+                self._take_delta(choice.delta, deltas)
+            if choice.finish_reason is not None:
+                self._reason = choice.finish_reason
         if event.usage is not None:
             self._usage = _usage(event.usage)
         if event.error is not None:
             raise of_event(event.error)
 
-    def _take_choice(self, choice: _Choice, deltas: list[Delta]) -> None:
-        if choice.index:
-            return  # another answer, that nobody has asked for
-        delta = choice.delta
-        if delta is not None:
-            thought = delta.reasoning_content or delta.reasoning  # the same by two names
-            if thought:
-                deltas.append(Delta(thought, Kind.REASONING))
-            if delta.content:
-                deltas.append(Delta(delta.content))
-            if delta.refusal:
-                self._refused = True
-                deltas.append(Delta(delta.refusal))
-            if delta.tool_calls or delta.function_call:
-                self._take_calls(delta, deltas)
-        if choice.finish_reason is not None:
-            self._reason = choice.finish_reason
+    def _take_delta(self, delta: _Delta, deltas: list[Delta]) -> None:
+        thought = delta.reasoning_content or delta.reasoning  # the same by two names
+        if thought:
+            deltas.append(Delta(thought, Kind.REASONING))
+        if delta.content:
+            deltas.append(Delta(delta.content))
+        if delta.refusal:
+            self._refused = True
+            deltas.append(Delta(delta.refusal))
+        if delta.tool_calls or delta.function_call:
+            self._take_calls(delta, deltas)
 
     def _take_calls(self, delta: _Delta, deltas: list[Delta]) -> None:
         if self._calls is None:

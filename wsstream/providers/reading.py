@@ -43,18 +43,15 @@ class Reading(ABC):
         """
         deltas: list[Delta] = []
         try:
-            self._take_events(data, deltas)
+            for payload in self._parser.feed(data):
+                self._take_payload(payload, deltas)
+                if self.ended:
+                    break
         except StreamFailure:
             if deltas:
                 self._sink.put(deltas)
             raise
         return (not deltas or self._sink.put(deltas)) and not self.ended
-
-    def _take_events(self, data: bytes, deltas: list[Delta]) -> None:
-        for payload in self._parser.feed(data):
-            self._take_payload(payload, deltas)
-            if self.ended:
-                break
 
     @abstractmethod
     def _take_payload(self, payload: bytes, deltas: list[Delta]) -> None:

@@ -659,7 +659,12 @@ class Dialogue:
             self.on_broken()
 
     def _push(self, attachment: Attachment) -> None:
-        part = self._take(attachment)
+        log = attachment.log
+        if not self._measuring and attachment.window.send_next(log.tail, log.totals):
+            attachment.waiting = True
+            part = attachment.frames.one(log.tail)
+        else:
+            part = self._take(attachment)
         if part:
             self.bytes_sent += len(part)
             self._line.write(part)
