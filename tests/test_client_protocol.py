@@ -122,9 +122,9 @@ def test_a_new_client_is_not_connected() -> None:
 
 def test_connecting_greets() -> None:
     """The first message on every connection is a hello with the client's wishes."""
-    settings = ClientSettings(window=5, window_bytes=6, batch=False, token="t", client="c")
+    settings = ClientSettings(window=5, window_bytes=6, batch=False, client="c")
     end = ClientProtocol(settings, session_id="ses")
-    end.connect(NOW)
+    end.connect(NOW, token="t")
     assert end.state is ConnectionState.GREETING
     assert said(end) == [
         {

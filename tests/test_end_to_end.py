@@ -60,7 +60,7 @@ async def test_what_a_greeting_tells(serve: Serve) -> None:
         told = await native.hello(session_id="mine", window=99)
     assert told["session_id"] == "mine"
     assert told["window"] == 30
-    assert told["limits"] == {"max_message_bytes": 65536, "max_streams": 3}
+    assert told["limits"] == {"max_message_bytes": 65536, "max_streams": 3, "max_window": 30}
     assert told["heartbeat_timeout"] >= 2 * told["heartbeat_interval"]
     assert told["active_streams"] == []
 

@@ -80,7 +80,7 @@ def test_a_hello_opens_the_connection() -> None:
             "heartbeat_timeout": 5.0,
             "window": 7,
             "window_bytes": 262144,
-            "limits": {"max_message_bytes": 65536, "max_streams": 3},
+            "limits": {"max_message_bytes": 65536, "max_streams": 3, "max_window": 1000},
             "active_streams": [{"stream_id": "s", "last_chunk_id": 4, "state": "running"}],
         }
     ]

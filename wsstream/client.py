@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import random as random_module
 import re
@@ -20,7 +21,7 @@ import secrets
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
 from os import strerror
 from types import TracebackType
@@ -57,7 +58,11 @@ CLOSE_TIMEOUT = 1.0
 MAX_MESSAGE = 64 * 1024 * 1024
 """Bytes of the largest message read: a long conversation's history is one."""
 
+TOKEN_TIMEOUT = 10.0
+"""Seconds that a function may take to give a token."""
+
 Prompt = str | Sequence[ChatMessage | Mapping[str, Any]]
+Token = str | Callable[[], str | Awaitable[str]]
 
 
 class ClientState(StrEnum):
@@ -88,7 +93,13 @@ class Stopped(NamedTuple):
     failure: ConnectionFailed
 
 
-ClientEvent = core.Event | Lost | Stopped
+class TokenFailed(NamedTuple):
+    """The function that gives tokens has failed; it is asked again."""
+
+    error: Exception
+
+
+ClientEvent = core.Event | Lost | Stopped | TokenFailed
 """What ``on_event`` is called with. `Received` is left out: it would come for every chunk."""
 
 
@@ -112,10 +123,11 @@ class ClientStatistics(NamedTuple):
 def connect(
     url: str,
     *,
-    token: str | None = None,
+    token: Token | None = None,
     session_id: str | None = None,
     window: int | None = None,
     window_bytes: int | None = None,
+    adaptive: bool = True,
     tries: int = TRIES,
     on_event: Callable[[ClientEvent], None] | None = None,
     random: Callable[[], float] = random_module.random,
@@ -124,9 +136,13 @@ def connect(
 
     Args:
         url: where the WebSocket is; of the page's ``http://`` address, the ``ws://…/ws`` beside it is taken.
+        token: a credential; or a function, synchronous or not, that gives one. It is asked for every connection, and
+            again before a token runs out; a connection that was closed for its token (3000) is then made anew.
         session_id: continues a conversation; the server gives a new one otherwise.
         window: chunks that may be received and not yet processed, where it is not the server's default.
         window_bytes: the same in bytes.
+        adaptive: whether the window is widened, as far as the server allows, while pieces are taken so fast that it
+            would otherwise have to be acknowledged more than 20 times a second. Without, it stays as it is.
         tries: connections to try in a row, after a loss or a first failure, before giving up. Every received chunk,
             and every connection that lasts, starts the count anew.
         on_event: told what happens, in the event loop; it must not block. What it raises is logged.
@@ -139,8 +155,15 @@ def connect(
         url = native_url(url)
     except ValueError as error:
         raise ConnectionFailed(f"{url!r} is not an address: {error}") from None
-    settings = ClientSettings(token=token, window=window, window_bytes=window_bytes, refusals=tries)
-    return Client(url, ClientProtocol(settings, session_id), tries, on_event, random)
+    settings = ClientSettings(
+        window=window,
+        window_bytes=window_bytes,
+        adaptive=adaptive,
+        refusals=tries,
+        renews=callable(token),
+        jitter=random(),
+    )
+    return Client(url, ClientProtocol(settings, session_id), tries, on_event, random, token)
 
 
 def native_url(url: str) -> str:
@@ -375,8 +398,12 @@ class Client:
         tries: int,
         on_event: Callable[[ClientEvent], None] | None,
         random: Callable[[], float],
+        token: Token | None = None,
     ) -> None:
         self._url = url
+        self._token = token
+        self._renewal: asyncio.Task[None] | None = None
+        self._token_refused = False
         self._protocol = protocol
         self._tries = tries
         self._tell = on_event
@@ -593,10 +620,33 @@ class Client:
         """One connection, from its opening to its loss."""
         self._state = ClientState.CONNECTING
         try:
+            token = await self._ask_token()
+        except Exception as error:  # noqa: BLE001 - it is the application's function, and told of it
+            self._emit(TokenFailed(error))
+            return _Loss(f"there is no token: {type(error).__name__}")
+        try:
             websocket = await self._open()
         except (OSError, WebSocketException, ImportError, ValueError) as error:
             return _loss_of(error)
-        return await self._converse(websocket)
+        return await self._converse(websocket, token)
+
+    async def _ask_token(self) -> str | None:
+        if not callable(self._token):
+            return self._token
+        async with asyncio.timeout(TOKEN_TIMEOUT):
+            given = self._token()
+            return await given if inspect.isawaitable(given) else given
+
+    async def _renew(self) -> None:
+        """Show the server a new token, on the connection that there is."""
+        try:
+            token = await self._ask_token()
+        except Exception as error:  # noqa: BLE001 - it is the application's function, and told of it
+            self._emit(TokenFailed(error))
+            self._protocol.renewal_failed(self._loop.time())
+        else:
+            self._protocol.renew(token or "")
+        self._act()
 
     async def _open(self) -> ClientConnection:
         return await open_websocket(
@@ -610,11 +660,11 @@ class Client:
             proxy=None if _is_loopback(self._url) else True,
         )
 
-    async def _converse(self, websocket: ClientConnection) -> _Loss:
+    async def _converse(self, websocket: ClientConnection, token: str | None) -> _Loss:
         self._websocket = websocket
         self._dead = False
         self._outbox.clear()
-        self._protocol.connect(self._loop.time())
+        self._protocol.connect(self._loop.time(), token)
         writer = self._loop.create_task(self._write(websocket))
         try:
             self._act()
@@ -642,6 +692,9 @@ class Client:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
         writer.cancel()
         await asyncio.wait([writer])
         if websocket.state is State.OPEN:
@@ -665,9 +718,11 @@ class Client:
         if code == CloseCode.ABNORMAL:
             return _Loss("the connection broke", code)
         reason = websocket.close_reason or ""
-        # A token is all this client can show, and it was not good enough.
-        final = code in FINAL_CLOSE_CODES or code == CloseCode.UNAUTHORIZED
-        return _Loss(f"closed by the server with {code}{f' ({reason})' if reason else ''}", code, final)
+        again = code == CloseCode.UNAUTHORIZED and callable(self._token) and not self._token_refused
+        self._token_refused = again
+        final = code in FINAL_CLOSE_CODES or (code == CloseCode.UNAUTHORIZED and not again)
+        told = 0.0 if again else None
+        return _Loss(f"closed by the server with {code}{f' ({reason})' if reason else ''}", code, final, told)
 
     def _delay_after(self, loss: _Loss) -> float:
         """Seconds until the next try.
@@ -726,6 +781,8 @@ class Client:
                 return
             case core.Established():
                 self._on_established()
+            case core.TokenWanted():
+                self._want_token()
             case core.Dead():
                 self._dead = True
                 if self._websocket is not None:
@@ -748,8 +805,14 @@ class Client:
         elif stream := self._streams.get(view):
             stream._wake()
 
+    def _want_token(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()  # it took too long
+        self._renewal = self._loop.create_task(self._renew())
+
     def _on_established(self) -> None:
         self._state = ClientState.CONNECTED
+        self._token_refused = False
         self._connections += 1
         self._greeted_at = self._loop.time()
         if self._greeted is not None and not self._greeted.done():
@@ -941,6 +1004,8 @@ __all__ = [
     "Piece",
     "Stopped",
     "StreamState",
+    "Token",
+    "TokenFailed",
     "connect",
     "failure_of",
     "native_url",

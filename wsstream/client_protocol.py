@@ -17,14 +17,27 @@ import msgspec
 from wsstream import messages as m
 from wsstream.chunks import ChatMessage, Outcome, StreamState
 from wsstream.errors import ErrorType, MalformedMessage, RequestError, UnknownMessage
-from wsstream.flow import AckPacer, Pace
+from wsstream.flow import ACK_GAP, CHUNK_OVERHEAD, AckPacer, Pace, WishedWindow
 from wsstream.states import CONNECTION, VIEW, ConnectionInput, ConnectionState, ViewInput, ViewState, step
+
+INFINITE = float("inf")
 
 MIN_INTERVAL = 0.05
 """Seconds between heartbeats at the least, whatever a server asks for."""
 
 MAX_GAPS = 3
 """Resumes of one view because of a gap, one after another without a chunk between them."""
+
+LONGEST_TRIP = 1.0
+"""Seconds that a greeting's way there and back counts for at the most: it may have waited for somebody's approval."""
+
+RENEW_DEADLINE = 10.0
+"""Seconds that a new token, and the server's answer to it, may take before one is wanted again."""
+
+RENEW_LEAST, RENEW_LIMIT = 1.0, 30.0
+"""Seconds until a token is wanted again that was not to be had: that long, and a random time of which the limit doubles
+with every failure.
+"""
 
 
 class Piece(NamedTuple):
@@ -47,13 +60,18 @@ class ClientSettings(msgspec.Struct, frozen=True):
 
     window: int | None = None
     window_bytes: int | None = None
+    adaptive: bool = True
+    """Whether a window that is too narrow for its reader may be widened, as far as the server allows."""
     batch: bool = True
     ack_delay: float = 0.2
     greeting_timeout: float = 10.0
     """Seconds the server may take to answer the hello."""
     refusals: int = 5
     """How often a request is made again that the server has no capacity for."""
-    token: str | None = None
+    renews: bool = False
+    """Whether a new token can be had, so that one is wanted in time (`TokenWanted`)."""
+    jitter: float = 0.5
+    """In [0, 1): who was greeted together does not renew together."""
     client: str = "wsstream-python"
 
 
@@ -69,6 +87,7 @@ class View:
         "_refusals",
         "_seam",
         "_sent",
+        "_wished",
         "cancelled",
         "epoch",
         "model",
@@ -101,6 +120,8 @@ class View:
         self._ask_again: float | None = None
         self._refusals = 0
         self._pacer = AckPacer(Pace(), start)
+        self._wished: WishedWindow | None = None
+        """None where the window stays as it is."""
         self._gaps = 0
         self._pieces: deque[Piece] = deque()
         self._sent = False
@@ -175,16 +196,21 @@ class Answered(NamedTuple):
 
 
 class Told(NamedTuple):
-    """Something else worth knowing: stream_status, going_away, stream_list, session_changed, error, stream_queued."""
+    """Something else worth knowing: stream_status, going_away, stream_list, session_changed, error, stream_queued,
+    token_renewed."""
 
     message: m.ServerMessage
+
+
+class TokenWanted(NamedTuple):
+    """The token will run out: call `ClientProtocol.renew` with another one, or `ClientProtocol.renewal_failed`."""
 
 
 class Dead(NamedTuple):
     """Nothing was heard from the server for too long: close the socket and connect anew."""
 
 
-Event = Established | Started | Resumed | Received | Gap | Ended | Answered | Told | Dead
+Event = Established | Started | Resumed | Received | Gap | Ended | Answered | Told | TokenWanted | Dead
 
 
 class ClientProtocol:
@@ -192,17 +218,24 @@ class ClientProtocol:
 
     __slots__ = (
         "_events",
+        "_greeted_at",
         "_interval",
         "_last_heard",
+        "_max_window",
         "_next_beat",
         "_out",
         "_questions",
+        "_renew_at",
+        "_renew_failures",
+        "_renewing",
         "_requested",
+        "_round_trip",
         "_settings",
         "_state",
         "_streams",
         "_timeout",
         "_window",
+        "_window_bytes",
         "ignored",
         "session_id",
     )
@@ -216,9 +249,16 @@ class ClientProtocol:
         self._requested: dict[str, View] = {}
         self._streams: dict[str, View] = {}
         self._window = self._settings.window or 50
-        self._interval = self._timeout = float("inf")
-        self._last_heard = 0.0
-        self._next_beat = float("inf")
+        self._window_bytes = INFINITE
+        self._max_window: int | None = None
+        self._round_trip = 0.0
+        self._renew_at = INFINITE
+        self._renew_failures = 0
+        self._renewing = False
+        """Whether the server has a new token to answer for."""
+        self._interval = self._timeout = INFINITE
+        self._last_heard = self._greeted_at = 0.0
+        self._next_beat = INFINITE
         self.session_id = session_id
         self.ignored = 0
         """Messages that could not be understood. A newer server may send some."""
@@ -230,16 +270,16 @@ class ClientProtocol:
 
     # -- the connection
 
-    def connect(self, now: float) -> None:
-        """A new WebSocket is open: greet."""
+    def connect(self, now: float, token: str | None = None) -> None:
+        """A new WebSocket is open: greet, and show ``token``."""
         s = self._settings
         self._state = ConnectionState.GREETING
         self._out = []
-        self._last_heard = now
+        self._last_heard = self._greeted_at = now
         self._timeout = s.greeting_timeout
         self._send(
             m.Hello(
-                token=s.token,
+                token=token,
                 session_id=self.session_id,
                 window=s.window,
                 window_bytes=s.window_bytes,
@@ -252,7 +292,8 @@ class ClientProtocol:
         """The WebSocket is gone. What was received and not taken will come again."""
         self._state = ConnectionState.CLOSED
         self._out = []
-        self._next_beat = self._interval = self._timeout = float("inf")
+        self._next_beat = self._interval = self._timeout = self._renew_at = INFINITE
+        self._renewing = False
         for view in [*self._requested.values(), *self._streams.values()]:
             view._ask_again = None
             if view.state is ViewState.ENDED:
@@ -303,10 +344,11 @@ class ClientProtocol:
         if not view._pieces:
             return None
         piece = view._pieces.popleft()
-        due = view._pacer.on_processed(piece.last, now)
+        size = len(piece.content.encode()) + CHUNK_OVERHEAD * (piece.last - piece.first + 1)
+        due = view._pacer.on_processed(piece.last, now, size)
         if view.state is ViewState.ENDED and not view._pieces:
             due = due or view._pacer.take()  # there is no company to wait for
-        self._acknowledge(view, due)
+        self._acknowledge(view, due, now)
         return piece
 
     def cancel(self, view: View) -> None:
@@ -341,6 +383,19 @@ class ClientProtocol:
         """Nobody waits for answers any more."""
         self._questions.clear()
 
+    def renew(self, token: str) -> None:
+        """Show the server a new token of the same user; its answer is a `Told`."""
+        if self._state in (ConnectionState.OPEN, ConnectionState.DRAINING):
+            self._renewing = True
+            self._send(m.RenewToken(token=token))
+
+    def renewal_failed(self, now: float) -> None:
+        """There is no new token to be had: one is wanted again, a little later each time."""
+        self._renewing = False
+        wait = self._settings.jitter * min(RENEW_LIMIT, RENEW_LEAST * 2.0 ** min(self._renew_failures, 10))
+        self._renew_failures += 1
+        self._renew_at = now + RENEW_LEAST + wait
+
     # -- messages in
 
     def receive_message(self, data: bytes | str, now: float) -> None:
@@ -359,9 +414,14 @@ class ClientProtocol:
         return events
 
     def _on_established(self, message: m.ConnectionEstablished, now: float) -> None:
+        if self._state is ConnectionState.GREETING:
+            self._round_trip = min(now - self._greeted_at, LONGEST_TRIP)
         self._state = ConnectionState.OPEN
         self.session_id = message.session_id
         self._window = message.window
+        self._window_bytes = message.window_bytes
+        self._max_window = message.limits.max_window if self._settings.adaptive else None
+        self._note_expiry(message.expires_in, now)
         self._interval = max(message.heartbeat_interval, MIN_INTERVAL)
         self._timeout = message.heartbeat_timeout
         self._next_beat = now + self._interval
@@ -478,9 +538,12 @@ class ClientProtocol:
 
     def _on_error(self, message: m.Error, now: float) -> None:
         view = self._requested.get(message.request_id or "") or self._streams.get(message.stream_id or "")
-        if self._questions and message.request_id is None and message.stream_id is None:
-            self._on_answer(message)
-            return
+        if message.request_id is None and message.stream_id is None:
+            if self._renewing and message.error_type in (ErrorType.UNAUTHORIZED, ErrorType.FORBIDDEN):
+                self.renewal_failed(now)
+            elif self._questions:
+                self._on_answer(message)
+                return
         if view is None or view.state is ViewState.ENDED:
             pass
         elif self._is_passing(view, message):
@@ -508,6 +571,18 @@ class ClientProtocol:
         self._questions.popleft()
         self._events.append(Answered(message))
         self._ask_history()
+
+    def _on_renewed(self, message: m.TokenRenewed, now: float) -> None:
+        self._renewing = False
+        self._renew_failures = 0
+        self._note_expiry(message.expires_in, now)
+        self._events.append(Told(message))
+
+    def _note_expiry(self, expires_in: float | None, now: float) -> None:
+        """With between a fifth and three tenths of its time left a token is renewed; a short one in a second."""
+        self._renew_at = INFINITE
+        if self._settings.renews and expires_in is not None:
+            self._renew_at = now + max(RENEW_LEAST, expires_in * (0.7 + 0.1 * self._settings.jitter))
 
     def _on_going_away(self, message: m.GoingAway, now: float) -> None:
         if self._state is ConnectionState.OPEN:
@@ -537,19 +612,22 @@ class ClientProtocol:
         deadlines = [view._pacer.deadline for view in self._streams.values() if view._pacer.deadline is not None]
         if self._requested and self._state is ConnectionState.OPEN:
             deadlines += [view._ask_again for view in self._requested.values() if view._ask_again is not None]
-        soonest = min([self._next_beat, self._last_heard + self._timeout, *deadlines])
-        return None if soonest == float("inf") else soonest
+        soonest = min([self._next_beat, self._last_heard + self._timeout, self._renew_at, *deadlines])
+        return None if soonest == INFINITE else soonest
 
     def handle_timer(self, now: float) -> None:
         """Act on what is due at ``now``; early calls do nothing."""
         if self._state is ConnectionState.CLOSED:
             return
         for view in list(self._streams.values()):
-            self._acknowledge(view, view._pacer.on_time(now))
+            self._acknowledge(view, view._pacer.on_time(now), now)
         if self._state is ConnectionState.OPEN:
             self._ask_again(now)
+        if now >= self._renew_at:
+            self._renew_at = now + RENEW_DEADLINE
+            self._events.append(TokenWanted())
         if now >= self._last_heard + self._timeout:
-            self._timeout = float("inf")
+            self._timeout = INFINITE
             self._events.append(Dead())
         elif now >= self._next_beat:
             self._next_beat = now + self._interval
@@ -610,28 +688,48 @@ class ClientProtocol:
             view._batches.pop()
 
     def _set_pace(self, view: View, window: int) -> None:
-        pace = Pace(self._settings.ack_delay, max(1, window // 2))
-        view._pacer = AckPacer(pace, view.processed)
+        view._pacer = AckPacer(self._pace(window), view.processed)
+        self._set_wish(view, window)
+
+    def _set_wish(self, view: View, window: int) -> None:
+        most = self._max_window
+        view._wished = None if most is None else WishedWindow(window, most, self._round_trip)
+
+    def _pace(self, window: int) -> Pace:
+        return Pace(self._settings.ack_delay, max(1, window // 2), self._window_bytes / 2)
 
     def _follows(self, view: View) -> bool:
         return self._streams.get(view.stream_id or "") is view
 
-    def _acknowledge(self, view: View, chunk_id: int | None) -> None:
+    def _acknowledge(self, view: View, chunk_id: int | None, now: float) -> None:
         if chunk_id is None or not self._follows(view):
             return
         # Not while the view is lost: the coming resume says the same (protocol.md, rule 5).
         if view.state is not ViewState.LOST and self._state is not ConnectionState.CLOSED:
-            self._send(m.ChunkAck(chunk_id=chunk_id, stream_id=view.stream_id, window=self._reopened(view, chunk_id)))
+            window = self._reopened(view, chunk_id) if view._seam else self._moved(view, chunk_id, now)
+            self._send(m.ChunkAck(chunk_id=chunk_id, stream_id=view.stream_id, window=window))
         if view.state is ViewState.ENDED and not view._pieces:
             self.drop(view)
 
+    def _moved(self, view: View, chunk_id: int, now: float) -> int | None:
+        """The window to ask for beside an ack, where the one there is does not fit its reader any more."""
+        wished = view._wished
+        if wished is None or view.state is ViewState.ENDED:
+            return None
+        window = wished.on_ack(chunk_id, now)
+        if window is not None:
+            view._pacer.pace = self._pace(window)
+        view._pacer.not_before = now + ACK_GAP if wished.is_widest else now
+        return window
+
     def _reopened(self, view: View, chunk_id: int) -> int | None:
         """The window to go back to, once what a rewind left of a batch has been fetched."""
-        if not view._seam or chunk_id < view._seam:
+        if chunk_id < view._seam:
             return None
         view._seam = 0
         window = self._settings.window or self._window
-        view._pacer.pace = Pace(self._settings.ack_delay, max(1, window // 2))
+        view._pacer.pace = self._pace(window)
+        self._set_wish(view, window)
         return window
 
     def _end(self, view: View, outcome: Outcome) -> None:
@@ -640,7 +738,7 @@ class ClientProtocol:
         if view.request is not None:
             self._requested.pop(view.request.request_id, None)
         if view.processed == view.received:
-            self._acknowledge(view, view._pacer.take())
+            self._acknowledge(view, view._pacer.take(), now=0.0)  # the end moves no window any more
             self.drop(view)
         self._events.append(Ended(view))
 
@@ -682,6 +780,7 @@ _CLIENT_HANDLERS: dict[type, Callable[[ClientProtocol, Any, float], None]] = {
     m.StreamFailed: ClientProtocol._on_end,
     m.Error: ClientProtocol._on_error,
     m.History: ClientProtocol._on_history,
+    m.TokenRenewed: ClientProtocol._on_renewed,
     m.GoingAway: ClientProtocol._on_going_away,
     m.Heartbeat: ClientProtocol._on_heartbeat,
     m.HeartbeatAck: ClientProtocol._on_heartbeat_ack,

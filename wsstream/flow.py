@@ -1,7 +1,8 @@
 """Flow control: what may be in flight, who moves the limit, and when the receiving end says so. Integers only.
 
 Nothing here knows a message, a stream, a socket or a clock. The sending end owns a `SendWindow` for every attachment
-and a policy that may move its limit; the receiving end owns an `AckPacer`.
+and a policy that may move its limit; the receiving end owns an `AckPacer`, and a `WishedWindow` where it may ask for
+more.
 
 Theory of operation (docs/protocol.md, "Windows and acks"):
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple, Protocol
 
 from wsstream.errors import AckOutOfRange
@@ -155,11 +157,19 @@ class AdaptiveWindow:
         self._start_acked = window.acked
 
 
+ACK_GAP = 0.05
+"""Seconds between two acks at the least, where the window is as wide as it can be: twenty acks a second."""
+
+CHUNK_OVERHEAD = 128
+"""Bytes that a chunk weighs beside its content, rounded up: a receiver cannot know how its sender weighs it."""
+
+
 class Pace(NamedTuple):
-    """How lazily a receiver may acknowledge: ``delay`` seconds at most, and ``chunks`` at most."""
+    """How lazily a receiver may acknowledge: ``delay`` seconds at most, and ``chunks`` and ``size`` bytes at most."""
 
     delay: float = 0.1
     chunks: int = 25
+    size: float = inf
 
 
 class AckPacer:
@@ -167,26 +177,35 @@ class AckPacer:
 
     1. Processing a chunk makes it *due*; acks are cumulative, so one ack covers all that is due.
     2. Half a window due: acknowledge at once. Otherwise acknowledge `Pace.delay` after the first due chunk.
-    3. No ack is ever dropped: due chunks always have a deadline.
+    3. Before `not_before` half a window waits, too. Its owner sets that, and only to a moment ahead.
+    4. No ack is ever dropped: due chunks always have a deadline.
     """
 
-    __slots__ = ("acked", "deadline", "pace", "processed")
+    __slots__ = ("_due_size", "acked", "deadline", "not_before", "pace", "processed")
 
     def __init__(self, pace: Pace, start: int = 0) -> None:
         self.pace = pace
         self.acked = start
         self.processed = start
         self.deadline: float | None = None
+        self.not_before = -inf
+        self._due_size = 0
 
-    def on_processed(self, chunk_id: int, now: float) -> int | None:
-        """Everything up to ``chunk_id`` is processed; the id to acknowledge now, or None where it can wait."""
+    def on_processed(self, chunk_id: int, now: float, size: int = 0) -> int | None:
+        """Everything up to ``chunk_id`` is processed; the id to acknowledge now, or None where it can wait.
+
+        ``size``: bytes of what was processed now.
+        """
         if chunk_id <= self.processed:
             return None
         self.processed = chunk_id
-        if chunk_id - self.acked >= self.pace.chunks:
+        self._due_size += size
+        half = chunk_id - self.acked >= self.pace.chunks or self._due_size >= self.pace.size
+        if half and now >= self.not_before:
             return self.take()
-        if self.deadline is None:
-            self.deadline = now + self.pace.delay
+        due = self.not_before if half else now + self.pace.delay
+        if self.deadline is None or due < self.deadline:
+            self.deadline = due
         return None
 
     def on_time(self, now: float) -> int | None:
@@ -198,7 +217,58 @@ class AckPacer:
     def take(self) -> int | None:
         """Everything due, acknowledged now; None where nothing is."""
         self.deadline = None
+        self._due_size = 0
         if self.processed == self.acked:
             return None
         self.acked = self.processed
         return self.acked
+
+
+class WishedWindow:
+    """How wide a window a receiver asks for, so that it need not acknowledge more often than anybody is served by.
+
+    1. A window is to hold what its reader renders in `SPAN` and two round trips. Half of it then lasts longer than an
+       ack is on its way, so that the sender never waits; and there are about ten acks a second.
+    2. What counts is what was *rendered* since the ack before the last one. The time of a single ack proves nothing:
+       who reads a whole window at once acknowledges its halves a moment apart, however long they rested before.
+    3. A window that is too narrow is doubled, up to ``most``.
+    4. One that was four times too wide for `CALM` seconds is halved, down to what it was at first.
+    """
+
+    __slots__ = ("_acks", "_busy_at", "_span", "least", "limit", "most")
+
+    SPAN = 0.2
+    CALM = 1.0
+
+    def __init__(self, least: int, most: int, round_trip: float) -> None:
+        """A window of ``least`` chunks from a sender that allows ``most``, ``round_trip`` seconds away."""
+        self.least = self.limit = least
+        self.most = max(least, most)
+        self._span = self.SPAN + 2 * round_trip
+        self._acks: tuple[tuple[int, float], tuple[int, float]] = ((0, -inf), (0, -inf))
+        self._busy_at = -inf
+
+    @property
+    def is_widest(self) -> bool:
+        """Whether the sender allows no more."""
+        return self.limit == self.most
+
+    def on_ack(self, chunk_id: int, now: float) -> int | None:
+        """Everything up to ``chunk_id`` is being acknowledged; the window to ask for with that, None to leave it."""
+        (before, since), last = self._acks
+        self._acks = (last, (chunk_id, now))
+        needed, there = (chunk_id - before) * self._span, self.limit * (now - since)  # chunks, each times seconds
+        if needed > there:
+            return self._move(min(2 * self.limit, self.most), now)
+        if 4 * needed >= there:
+            self._busy_at = now
+        elif now - self._busy_at >= self.CALM:
+            return self._move(max(self.limit // 2, self.least), now)
+        return None
+
+    def _move(self, limit: int, now: float) -> int | None:
+        self._busy_at = now
+        if limit == self.limit:
+            return None
+        self.limit = limit
+        return limit

@@ -152,11 +152,13 @@ class HeartbeatAck(_Message, tag="heartbeat_ack"):
 # -- server to client ------------------------------------------------------------------------------------------------
 
 
-class Limits(msgspec.Struct, frozen=True):
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the server bounds, so that a client need not find out by breaking it."""
 
     max_message_bytes: int
     max_streams: int
+    max_window: int | None = None
+    """The widest window of chunks that a client may ask for; None where the server does not say."""
 
 
 class ConnectionEstablished(_Message, tag="connection_established"):

@@ -299,7 +299,7 @@ class ServerProtocol:
                 heartbeat_timeout=s.heartbeat_timeout,
                 window=self.limit,
                 window_bytes=self.limit_bytes,
-                limits=m.Limits(max_message_bytes=s.max_message_bytes, max_streams=s.max_streams),
+                limits=m.Limits(s.max_message_bytes, s.max_streams, s.max_window),
                 active_streams=active_streams,
                 expires_in=expires_in,
             )

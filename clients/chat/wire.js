@@ -1,5 +1,6 @@
 /** The page's connection. Its transport can be taken away on purpose, and says what passes over it. */
-import { sse, StreamClient, webSocket } from "../js/wsstream.js";
+import { sse } from "../js/sse_transport.js";
+import { StreamClient, webSocket } from "../js/wsstream.js";
 
 const OFFLINE_MS = 5_000;
 /** A page acknowledges once per frame: at 5,000 tokens a second, two frames are 170 of them. */

@@ -1,8 +1,7 @@
 import { Emitter } from "./emitter.js";
 import { Session } from "./session.js";
-import { sse } from "./sse_transport.js";
 import { ChatStream } from "./stream.js";
-import { TransportList, webSocket } from "./transport.js";
+import { http, TransportList, webSocket } from "./transport.js";
 
 /** @typedef {import("./record.js").StreamRecord} StreamRecord */
 /** @typedef {import("./record.js").Outcome} Outcome */
@@ -13,9 +12,10 @@ import { TransportList, webSocket } from "./transport.js";
 /**
  * @typedef {object} ClientOptions
  * @property {string} [sessionId] the conversation to continue
- * @property {string|(() => string|undefined|Promise<string|undefined>)} [token] a function is called for every connection, so also after 3000
+ * @property {string|(() => string|undefined|Promise<string|undefined>)} [token] a function is called for every connection, so also after 3000, and again before a token runs out
  * @property {number} [window] chunks on the way and not yet rendered, where it is not the server's default
  * @property {number} [windowBytes] the same in bytes
+ * @property {boolean} [adaptive] true: the window is widened, as far as the server allows, for a reader who would otherwise acknowledge more than 20 times a second
  * @property {Record<string, any>} [hello] further fields of the hello
  * @property {number} [maxTries] connections to try in a row without progress; 5
  * @property {TransportFactory[]} [transports] tried in order; a WebSocket, then event streams and POSTs
@@ -37,13 +37,14 @@ const WAKING = ["online", "pageshow", "offline"];
  *
  * Events: `stateChange`, `connected`, `connectionError`, `connectionLost`, `recoveryAttempt`, `maxRetriesExceeded`,
  * `disconnected`, `session` (`active`: streams that run and are not followed yet), `history`, `session_changed`,
- * `stream_list`, `going_away`, `error`, `unknownMessage`; and those of all its streams, with the `stream`.
+ * `stream_list`, `going_away`, `error`, `tokenError`, `token_renewed`, `unknownMessage`; and those of all its streams, with the `stream`.
  */
 export class StreamClient extends Emitter {
   /** @type {Map<StreamRecord, ChatStream>} */ #views = new Map();
   /** @type {Transport|null} */ #socket = null;
   /** @type {ReturnType<typeof setTimeout>|undefined} */ #timer;
   #token; #transports;
+  /** @type {string|undefined} */ #renewed;
   /** Counts the sockets, so that an answer for an old one is not taken for the new one's. */
   #generation = 0;
   /** @type {(() => void)[]} */ #listening = [];
@@ -54,7 +55,7 @@ export class StreamClient extends Emitter {
    */
   constructor(url, options = {}) {
     super();
-    const { token, window, windowBytes, hello, transports = [webSocket, sse], transportTries = 2, ...session } = options;
+    const { token, window, windowBytes, hello, transports = [webSocket, http], transportTries = 2, ...session } = options;
     this.url = String(url);
     this.#token = token;
     this.#transports = new TransportList(transports, transportTries);
@@ -112,12 +113,12 @@ export class StreamClient extends Emitter {
   list() {
     return new Promise((resolve, reject) => {
       if (this.state !== "connected") return reject(new Error("Not connected."));
+      /** @type {(act: (detail: any) => void) => (detail: any) => void} */
+      const once = (act) => (detail) => { for (const stop of stops) stop(); act(detail); };
+      const fail = once(() => reject(new Error("The connection was lost.")));
       const stops = [
-        this.on("stream_list", ({ message }) => { done(); resolve(message.streams); }),
-        this.on("connectionLost", () => { done(); reject(new Error("The connection was lost.")); }),
-        this.on("disconnected", () => { done(); reject(new Error("The connection was closed.")); }),
+        this.on("stream_list", once(({ message }) => resolve(message.streams))), this.on("connectionLost", fail), this.on("disconnected", fail),
       ];
-      const done = () => { for (const stop of stops) stop(); };
       this.#run((session) => session.list());
     });
   }
@@ -201,6 +202,8 @@ export class StreamClient extends Emitter {
   #handle({ type, stream, ...detail }) {
     if (type === "open") return this.#open();
     if (type === "close") return this.#discard(detail.code);
+    if (type === "tokenWanted") return this.#renew();
+    if (type === "token_renewed" && this.#socket) this.#socket.token = this.#renewed;
     if (type === "connected") this.#transports.established();
     // Nothing is wrong with the server: there is no need to wait for it.
     if (type === "connectionError" && this.session.online && this.#transports.failed(detail.code)) this.session.wake(performance.now());
@@ -211,23 +214,57 @@ export class StreamClient extends Emitter {
   }
 
   #open() {
-    const generation = this.#generation += 1;
-    const isCurrent = () => generation === this.#generation && this.state === "connecting";
-    const fail = (/** @type {unknown} */ error) => {
-      if (isCurrent()) this.#lose({ code: 1006, reason: String(/** @type {any} */ (error)?.message ?? error) });
+    this.#generation += 1;
+    const fail = (/** @type {any} */ error) => this.#lose({ code: 1006, reason: String(error?.message ?? error) });
+    const dial = (/** @type {string|undefined} */ token, factory = this.#transports.current) => {
+      try {
+        const socket = factory(this.url, { token });
+        if (socket instanceof Promise) this.#await(socket, (next) => dial(token, next), fail);
+        else this.#adopt(socket, token);
+      } catch (error) {
+        fail(error);
+      }
     };
-    const dial = (/** @type {string|undefined} */ token) => {
-      if (!isCurrent()) return;
-      try { this.#dial(token); } catch (error) { fail(error); }
-    };
-    if (typeof this.#token !== "function") return dial(this.#token);
-    const ask = this.#token;
-    (async () => ask())().then(dial, fail);
+    if (typeof this.#token === "function") this.#await(this.#ask(), dial, fail);
+    else dial(this.#token);
   }
 
-  /** @param {string|undefined} token */
-  #dial(token) {
-    const socket = this.#transports.current(this.url, { token });
+  async #ask() {
+    try {
+      return await /** @type {any} */ (this.#token)();
+    } catch (error) {
+      this.emit("tokenError", { error });
+      throw error;
+    }
+  }
+
+  /**
+   * What a promise gives is for the connection that there is now, and for no other.
+   * @template T
+   * @param {Promise<T>} promise
+   * @param {(value: T) => void} use
+   * @param {(error: unknown) => void} fail
+   */
+  #await(promise, use, fail) {
+    const generation = this.#generation;
+    /** @type {<V>(act: (value: V) => void) => (value: V) => void} */
+    const current = (act) => (value) => { if (generation === this.#generation) act(value); };
+    promise.then(current(use), current(fail));
+  }
+
+  /** Shows a new token on the connection that there is. What carries messages over HTTP shows it, too, once it is known to be good. */
+  #renew() {
+    this.#await(this.#ask(), (token) => {
+      this.#renewed = token;
+      this.#run((session) => session.renew(token));
+    }, () => this.#run((session, now) => session.renewalFailed(now)));
+  }
+
+  /**
+   * @param {Transport} socket
+   * @param {string|undefined} token
+   */
+  #adopt(socket, token) {
     this.#socket = socket;
     socket.onopen = () => this.#run((session, now) => session.opened(now, token));
     socket.onmessage = ({ data }) => {

@@ -26,8 +26,10 @@ const flag = perhaps(isFlag);
 /** @type {Record<string, Record<string, (value: unknown) => boolean>>} */
 const FIELDS = {
   connection_established: {
-    session_id: isText, connection_id: text, heartbeat_interval: number, heartbeat_timeout: number, window: id, active_streams: perhaps(isInfos),
+    session_id: isText, connection_id: text, heartbeat_interval: number, heartbeat_timeout: number, window: id, window_bytes: id,
+    limits: perhaps((/** @type {any} */ limits) => id(limits.max_window)), expires_in: number, active_streams: perhaps(isInfos),
   },
+  token_renewed: { expires_in: number },
   stream_queued: { ...named, request_id: isText, position: isId },
   stream_start: { ...named, request_id: isText, epoch: text, window: id },
   content_chunk: { ...named, chunk_id: isId, content: isText, kind: text },

@@ -5,6 +5,9 @@ import { utf8Length } from "./messages.js";
 /** @typedef {{first: number, last: number, kind: string, content: string, bytes: number, textEnd: number}} Piece chunks `first` to `last`; `textEnd` is how long the text is behind it */
 /** @typedef {{requestId?: string, streamId?: string, message?: string, messages?: object[], config?: object, sessionId?: string, again?: boolean}} Asked */
 
+/** @type {[number, number][]} */
+const NO_ACKS = [[0, -Infinity], [0, -Infinity]];
+
 export class StreamRecord {
   /** @type {Piece[]} */
   #pieces = [];
@@ -20,6 +23,12 @@ export class StreamRecord {
   received = 0; rendered = 0; acked = 0;
   window = 50;
   ackAt = Infinity;
+  /** The last two acks, each a chunk and a time; what the window was at first; and when it was last not far too wide. */
+  acks = NO_ACKS; least = 50; busyAt = -Infinity;
+  /** Before this, half a window waits for its ack, too. */
+  ackFrom = -Infinity;
+  /** Bytes received, and how many of them were shown at the last ack. */
+  #bytes = 0; ackedBytes = 0;
   /** When a request that was refused for want of capacity is made again. */
   askAt = Infinity;
   refusals = 0;
@@ -46,6 +55,8 @@ export class StreamRecord {
   }
 
   get inFlight() { return this.received - this.acked; }
+  /** Bytes that were dealt with, of all that ever came. */
+  get shownBytes() { return this.#bytes - this.bufferedBytes; }
   get textLength() { return this.#pieces.at(-1)?.textEnd ?? 0; }
   get text() { return this.textOf("text"); }
 
@@ -92,6 +103,7 @@ export class StreamRecord {
     const textEnd = this.textLength + (kind === "text" ? content.length : 0);
     this.#pieces.push({ first, last, kind, content, bytes, textEnd });
     this.received = last;
+    this.#bytes += bytes;
     this.bufferedPieces += 1;
     this.bufferedBytes += bytes;
   }
@@ -107,6 +119,14 @@ export class StreamRecord {
     this.rendered = upTo;
     if (upTo === this.received) this.bufferedPieces = this.bufferedBytes = 0;
     else this.#count();
+  }
+
+  /** @param {number} window what the server grants, however fast anybody reads */
+  open(window) {
+    this.window = this.least = window;
+    this.acks = NO_ACKS;
+    this.busyAt = this.ackFrom = -Infinity;
+    this.ackedBytes = this.shownBytes;
   }
 
   /** The connection that would have brought the rest is gone: what nobody has seen yet comes again. */

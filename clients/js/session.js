@@ -23,13 +23,28 @@ import { StreamRecord } from "./record.js";
  * @property {string} [sessionId] the conversation to continue
  * @property {Record<string, any>} [hello] further fields of the hello: `window`, `window_bytes`, `batch`, `client` …
  * @property {number} [maxTries] in a row without progress
- * @property {boolean} [canRenew] whether a close for a token that ran out is worth another try
+ * @property {boolean} [canRenew] whether a new token can be had: before one runs out, and after a close for that
+ * @property {boolean} [adaptive] whether a window that is too narrow for its reader may be widened, as far as the server allows
  * @property {number} [maxBufferedPieces] messages of one stream received and not rendered, beyond which it is taken no further for a while
  * @property {number} [maxBufferedBytes] the same in bytes
  */
 
 /** An ack waits this long for company. The protocol allows 250; below half a window acks are thereby at most five a second. */
 const ACK_DELAY_MS = 200;
+/** Between two acks at the least, where the window is as wide as it can be: twenty a second. */
+const ACK_GAP_MS = 50;
+/** A window is to hold what is rendered in this time and two round trips; see `WishedWindow` in wsstream/flow.py. */
+const SPAN_MS = 200;
+/** For so long a window is far too wide before it is halved. */
+const CALM_MS = 1_000;
+/** What a greeting's way counts for at the most: it may have waited for somebody's approval. */
+const LONGEST_TRIP_MS = 1_000;
+/** What a chunk weighs beside its content, rounded up. */
+const CHUNK_OVERHEAD = 128;
+/** What a new token and the server's answer to it may take before one is wanted again. */
+const RENEW_DEADLINE_MS = 10_000;
+/** Nobody is asked for a new token sooner than this. */
+const LEAST_RENEW_MS = 1_000;
 const CONNECT_TIMEOUT_MS = 10_000;
 const PROBE_TIMEOUT_MS = 2_000;
 /** A connection that lasts so long counts as progress, though no chunk came over it. */
@@ -47,12 +62,13 @@ export class Session {
   /** @type {SessionEvent[]} */ #events = [];
   /** @type {Map<string, StreamRecord>} */ #byId = new Map();
   /** @type {Question[]} */ #questions = [];
-  #heardAt = 0; #beatAt = Infinity; #interval = 0; #timeout = CONNECT_TIMEOUT_MS;
+  #heardAt = 0; #greetedAt = 0; #beatAt = Infinity; #interval = 0; #timeout = CONNECT_TIMEOUT_MS;
   #probeBy = Infinity; #sentBeatAt = -1; #establishedAt = Infinity; #window = 50;
-  #tries = 0; #renewed = false;
+  #windowBytes = Infinity; #most = 0; #span = SPAN_MS;
+  #tries = 0; #renewed = false; #renewing = false; #renewAt = Infinity; #renewFailures = 0;
   /** @type {number|null} */ #retryIn = null;
   #notBefore = 0;
-  #random; #canRenew; #maxBufferedPieces; #maxBufferedBytes;
+  #random; #canRenew; #adaptive; #maxBufferedPieces; #maxBufferedBytes;
   /** @type {Set<StreamRecord>} */
   streams = new Set();
   /** @type {State} */
@@ -69,11 +85,12 @@ export class Session {
 
   /** @param {SessionOptions} [options] */
   constructor({
-    random = () => 0.5, sessionId, hello = {}, maxTries = 5, canRenew = false,
+    random = () => 0.5, sessionId, hello = {}, maxTries = 5, canRenew = false, adaptive = true,
     maxBufferedPieces = 4096, maxBufferedBytes = 16 * 1024 * 1024,
   } = {}) {
     this.#random = random;
     this.#canRenew = canRenew;
+    this.#adaptive = adaptive;
     this.#maxBufferedPieces = maxBufferedPieces;
     this.#maxBufferedBytes = maxBufferedBytes;
     this.sessionId = sessionId;
@@ -88,7 +105,7 @@ export class Session {
   timer() {
     if (this.state === "waiting") return this.retryAt;
     if (!this.#linked) return Infinity;
-    let at = Math.min(this.#heardAt + this.#timeout, this.#beatAt, this.#probeBy);
+    let at = Math.min(this.#heardAt + this.#timeout, this.#beatAt, this.#probeBy, this.#renewAt);
     for (const stream of this.streams) at = Math.min(at, stream.ackAt, stream.askAt);
     return at;
   }
@@ -97,8 +114,12 @@ export class Session {
   tick(now) {
     if (this.state === "waiting" && now >= this.retryAt) return this.#dial(now);
     if (!this.#linked) return;
-    for (const stream of this.streams) if (now >= stream.ackAt) this.#ack(stream);
+    for (const stream of this.streams) if (now >= stream.ackAt) this.#ack(stream, now);
     for (const stream of this.streams) if (now >= stream.askAt) this.#sendRequest(stream);
+    if (now >= this.#renewAt) {
+      this.#renewAt = now + RENEW_DEADLINE_MS;
+      this.#emit("tokenWanted");
+    }
     if (now >= Math.min(this.#heardAt + this.#timeout, this.#probeBy)) return this.#giveUp(now);
     if (now >= this.#beatAt) this.#beat(now);
   }
@@ -121,7 +142,7 @@ export class Session {
    * @param {string} [token]
    */
   opened(now, token) {
-    this.#heardAt = now;
+    this.#heardAt = this.#greetedAt = now;
     this.#send({ type: "hello", token, session_id: this.sessionId, client: "wsstream.js", ...this.hello });
   }
 
@@ -136,7 +157,8 @@ export class Session {
     for (const stream of this.streams) this.#unlink(stream);
     const established = this.state === "connected";
     if (established && now >= this.#establishedAt + STEADY_MS) this.#tries = 0;
-    this.#beatAt = this.#probeBy = Infinity;
+    this.#beatAt = this.#probeBy = this.#renewAt = Infinity;
+    this.#renewing = false;
     this.#sentBeatAt = -1;
     this.#sends.length = 0;
     this.closeCode = code;
@@ -223,9 +245,12 @@ export class Session {
     if (upTo <= stream.rendered) return;
     stream.renderedTo(upTo);
     if (stream.link !== "live") return this.#attach(stream);
+    const due = upTo - stream.acked;
+    const half = due >= Math.max(1, stream.window >> 1)
+      || stream.shownBytes - stream.ackedBytes + due * CHUNK_OVERHEAD >= this.#windowBytes / 2;
     const over = stream.outcome !== null && upTo === stream.received;
-    if (over || upTo - stream.acked >= Math.max(1, Math.floor(stream.window / 2))) this.#ack(stream);
-    else if (stream.ackAt === Infinity) stream.ackAt = now + ACK_DELAY_MS;
+    stream.ackAt = Math.min(stream.ackAt, half ? stream.ackFrom : now + ACK_DELAY_MS);
+    if (over || now >= stream.ackAt) this.#ack(stream, now);
   }
 
   /** Asks for the session's streams; they come as the event `stream_list`. */
@@ -254,6 +279,22 @@ export class Session {
    * @returns {boolean} false without a connection
    */
   forget(sessionId) { return this.#say({ type: "delete_session", session_id: sessionId }); }
+
+  /**
+   * A new token of the same user, for the connection that there is; the answer is the event `token_renewed`, or `error`.
+   * @param {string|undefined} token
+   */
+  renew(token) { this.#renewing = this.#say({ type: "renew_token", token }); }
+
+  /**
+   * There is no new token to be had: one is wanted again, a little later each time.
+   * @param {number} now
+   */
+  renewalFailed(now) {
+    this.#renewing = false;
+    this.#renewAt = now + LEAST_RENEW_MS + reconnectDelay(this.#renewFailures, this.#random());
+    this.#renewFailures += 1;
+  }
 
   // -- messages in
 
@@ -286,6 +327,11 @@ export class Session {
       case "heartbeat_ack": return this.#beaten(message, now);
       case "history": return this.#answer(message);
       case "going_away": this.#retryIn = message.reconnect_after_ms; return this.#emit("going_away", { message });
+      case "token_renewed":
+        this.#renewing = false;
+        this.#renewFailures = 0;
+        this.#expires(message, now);
+      // falls through
       case "stream_list":
       case "session_changed": return this.#emit(message.type, { message });
       case "error": return this.#error(message, now);
@@ -325,6 +371,10 @@ export class Session {
     this.#beatAt = now + this.#interval;
     this.#establishedAt = now;
     this.#window = message.window ?? this.#window;
+    this.#windowBytes = message.window_bytes ?? Infinity;
+    this.#most = this.#adaptive ? message.limits?.max_window ?? 0 : 0;
+    this.#span = SPAN_MS + 2 * Math.min(now - this.#greetedAt, LONGEST_TRIP_MS);
+    this.#expires(message, now);
     this.#retryIn = null;
     this.#notBefore = 0;
     this.#renewed = false;
@@ -335,6 +385,16 @@ export class Session {
     this.#ask();
     const active = (message.active_streams ?? []).filter((/** @type {Message} */ info) => !this.#byId.has(info.stream_id));
     this.#emit("session", { sessionId: this.sessionId, active });
+  }
+
+  /**
+   * With between a fifth and three tenths of its time left a token is renewed; a short one in a second.
+   * @param {Message} message
+   * @param {number} now
+   */
+  #expires({ expires_in }, now) {
+    const delay = this.#canRenew ? expires_in * (700 + 100 * this.#random()) : NaN;
+    this.#renewAt = delay >= 0 ? now + Math.max(LEAST_RENEW_MS, delay) : Infinity;
   }
 
   /**
@@ -399,8 +459,7 @@ export class Session {
   #queued(stream, { stream_id, position }) {
     stream.position = position;
     this.#name(stream, stream_id);
-    this.#emit("queued", { stream, position });
-    this.#emit("change", { stream });
+    this.#news("queued", { stream, position });
   }
 
   /**
@@ -413,8 +472,7 @@ export class Session {
     stream.model = model ?? undefined;
     this.#live(stream, epoch, window);
     this.#name(stream, stream_id);
-    this.#emit("start", { stream });
-    this.#emit("change", { stream });
+    this.#news("start", { stream });
   }
 
   /**
@@ -424,8 +482,7 @@ export class Session {
   #resumed(stream, { epoch, window, last_chunk_id, tail_chunk_id }) {
     if (stream.link === "off" || last_chunk_id !== stream.rendered) return;
     this.#live(stream, epoch, window);
-    this.#emit("resumed", { stream, tail: tail_chunk_id });
-    this.#emit("change", { stream });
+    this.#news("resumed", { stream, tail: tail_chunk_id });
   }
 
   /**
@@ -437,7 +494,7 @@ export class Session {
     stream.link = "live";
     stream.position = 0;
     stream.epoch = epoch ?? stream.epoch;
-    stream.window = window ?? this.#window;
+    stream.open(window ?? this.#window);
   }
 
   /**
@@ -462,8 +519,7 @@ export class Session {
   #chunk(stream, first, last, { kind, content }, now) {
     if (!this.#isNext(stream, first, last)) return;
     stream.append(first, last, kind ?? "text", stream.left ? "" : content);
-    this.#emit("contentChunk", { stream, chunkId: last, firstChunkId: first, kind: kind ?? "text", content });
-    this.#emit("change", { stream, kind: kind ?? "text", content });
+    this.#news("contentChunk", { stream, chunkId: last, firstChunkId: first, kind: kind ?? "text", content });
     if (stream.left) this.rendered(stream, last, now);
   }
 
@@ -475,8 +531,7 @@ export class Session {
   #rewind(stream, { chunk_id, to_chunk_id, reason, withdrawn }, now) {
     if (!this.#isNext(stream, chunk_id, chunk_id)) return;
     const exact = stream.rewind(chunk_id, to_chunk_id, withdrawn);
-    this.#emit("rewind", { stream, reason });
-    this.#emit("change", { stream });
+    this.#news("rewind", { stream, reason });
     if (!exact) this.#fetchTo(stream, to_chunk_id);
     else if (stream.left) this.rendered(stream, chunk_id, now);
   }
@@ -555,7 +610,7 @@ export class Session {
     stream.outcome = outcome;
     stream.askAt = Infinity;
     if (stream.link !== "live") this.#forget(stream);
-    else if (stream.rendered === stream.received) this.#ack(stream);
+    else if (stream.rendered === stream.received) this.#ack(stream, 0);
     this.#emit("change", { stream });
     if (!outcome.ok) this.#emit("streamError", { stream, outcome });
     if (!outcome.ok && !outcome.recoverable) this.#emit("streamFailed", { stream, outcome });
@@ -563,22 +618,50 @@ export class Session {
     this.#emit("end", { stream, outcome });
   }
 
-  /** @param {StreamRecord} stream */
-  #ack(stream) {
+  /**
+   * @param {StreamRecord} stream
+   * @param {number} now
+   */
+  #ack(stream, now) {
     stream.ackAt = Infinity;
     if (stream.rendered > stream.acked) {
       stream.acked = stream.rendered;
+      stream.ackedBytes = stream.shownBytes;
       this.counts.acks += 1;
-      this.#send({ type: "chunk_ack", stream_id: stream.streamId, chunk_id: stream.acked, window: this.#reopened(stream) });
+      const window = stream.seam ? this.#reopened(stream) : this.#moved(stream, now);
+      this.#send({ type: "chunk_ack", stream_id: stream.streamId, chunk_id: stream.acked, window });
     }
     if (stream.outcome && stream.acked === stream.received) this.#forget(stream);
   }
 
+  /**
+   * The window to ask for beside an ack, where the one there is does not fit its reader any more: the mirror of
+   * `WishedWindow` in wsstream/flow.py, which says why.
+   * @param {StreamRecord} stream
+   * @param {number} now
+   */
+  #moved(stream, now) {
+    if (!this.#most || stream.outcome) return;
+    const { acked, window } = stream;
+    const [[before, since], last] = stream.acks;
+    stream.acks = [last, [acked, now]];
+    const [needed, there] = [(acked - before) * this.#span, window * (now - since)];
+    const most = Math.max(this.#most, stream.least);
+    const calm = 4 * needed < there;
+    if (needed > there) stream.window = Math.min(2 * window, most);
+    if (!calm || now - stream.busyAt >= CALM_MS) {
+      stream.busyAt = now;
+      if (calm) stream.window = Math.max(window >> 1, stream.least);
+    }
+    stream.ackFrom = stream.window === most ? now + ACK_GAP_MS : now;
+    return stream.window === window ? undefined : stream.window;
+  }
+
   /** @param {StreamRecord} stream the window to go back to, once what a rewind left has been fetched */
   #reopened(stream) {
-    if (!stream.seam || stream.rendered < stream.seam) return undefined;
+    if (stream.rendered < stream.seam) return;
     stream.seam = 0;
-    stream.window = this.hello.window ?? this.#window;
+    stream.open(this.hello.window ?? this.#window);
     return stream.window;
   }
 
@@ -611,7 +694,11 @@ export class Session {
    * @param {number} now
    */
   #error(message, now) {
-    if (!message.request_id && !message.stream_id && this.#questions.length) return this.#answer(message);
+    if (!message.request_id && !message.stream_id) {
+      const refused = this.#renewing && ["unauthorized", "forbidden"].includes(message.error_type);
+      if (refused) this.renewalFailed(now);
+      else if (this.#questions.length) return this.#answer(message);
+    }
     const stream = this.#find(message);
     if (!stream) return this.#complain(message, now);
     if (stream.outcome) return;
@@ -720,7 +807,6 @@ export class Session {
   #setState(state) {
     const previous = this.state;
     this.state = state;
-    this.#emit("state", { state, previous });
     this.#emit("stateChange", { state, previous });
   }
 
@@ -729,6 +815,16 @@ export class Session {
    * @param {Record<string, any>} [detail]
    */
   #emit(type, detail = {}) { this.#events.push({ ...detail, type }); }
+
+  /**
+   * Something that shows.
+   * @param {string} type
+   * @param {Record<string, any>} detail
+   */
+  #news(type, detail) {
+    this.#emit(type, detail);
+    this.#emit("change", detail);
+  }
 
   /** @param {object} message */
   #say(message) {

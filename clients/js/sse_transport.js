@@ -65,7 +65,7 @@ export class SseTransport {
   /** @type {string[]} */ #outbox = [];
   #abort = new AbortController();
   #up = ""; #posting = false; #begun = false; #done = false;
-  #url; #options; #fetch; #token;
+  #url; #options; #fetch;
 
   /**
    * @param {string} url
@@ -74,7 +74,7 @@ export class SseTransport {
   constructor(url, options = {}) {
     this.#url = url;
     this.#options = options;
-    this.#token = options.token;
+    this.token = options.token;
     this.#fetch = options.fetch ?? ((/** @type {any} */ ...request) => fetch(.../** @type {[any]} */ (request)));
     queueMicrotask(() => { if (!this.#done) this.onopen?.(); });
   }
@@ -160,7 +160,7 @@ export class SseTransport {
    */
   #request(url, body, headers = {}) {
     /** @type {Record<string, string>} */
-    const bearer = this.#token ? { Authorization: `Bearer ${this.#token}` } : {};
+    const bearer = this.token ? { Authorization: `Bearer ${this.token}` } : {};
     return this.#fetch(url, {
       method: "POST", body, signal: this.#abort.signal, credentials: this.#options.credentials, cache: "no-store",
       headers: { "Content-Type": "application/json", ...headers, ...bearer, ...this.#options.headers },

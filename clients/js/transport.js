@@ -9,18 +9,23 @@ import { CLOSE_TIMEOUT } from "./backoff.js";
  * @typedef {object} Transport
  * @property {(text: string) => void} send before `onopen` it must not be called
  * @property {(code?: number) => void} close after it nothing is called any more
+ * @property {string} [token] set where it was renewed
  * @property {(() => void)|null} onopen
  * @property {((event: {data: any}) => void)|null} onmessage
  * @property {((event: {code: number, reason?: string, retryAfterMs?: number|null}) => void)|null} onclose once, also where it never opened
  */
 
-/** @typedef {((url: string, context: {token?: string}) => Transport) & {label?: string}} TransportFactory */
+/** @typedef {((url: string, context: {token?: string}) => Transport|Promise<TransportFactory>) & {label?: string}} TransportFactory what it promises is asked in its place */
 
 export const SUBPROTOCOL = "wsstream.v1";
 
 /** The browser's own. @type {TransportFactory} */
 export const webSocket = (url) => /** @type {any} */ (new WebSocket(url, SUBPROTOCOL));
 webSocket.label = "websocket";
+
+/** Event streams and POSTs, by a module that is loaded where no WebSocket gets through. @type {TransportFactory} */
+export const http = async () => (await import("./sse_transport.js")).sse;
+http.label = "sse";
 
 /** Closes that nobody has sent: a proxy that refuses, cuts or swallows what it does not know looks like that. */
 const SILENT = new Set([1006, CLOSE_TIMEOUT]);

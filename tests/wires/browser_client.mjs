@@ -1,6 +1,7 @@
 // The browser client over HTTP against a running server: node browser_client.mjs URL
 import assert from "node:assert/strict";
-import { StreamClient, sse } from "../../clients/js/index.js";
+import { StreamClient } from "../../clients/js/index.js";
+import { sse } from "../../clients/js/sse_transport.js";
 
 const client = new StreamClient(`${process.argv[2].replace("http", "ws")}ws`, { transports: [sse], window: 5 });
 client.connect();

@@ -497,6 +497,8 @@ describe("transports", () => {
     Socket.last.onclose({ code: 1006 });
     assert.equal(client.retryInMs, 0);
     await clock.pass(0);
+    await import("../sse_transport.js"); // it is loaded only now
+    await settled();
     assert.deepEqual([Socket.all.length, asked, client.stats().transport], [2, ["http://page/api/native"], "sse"]);
   });
 

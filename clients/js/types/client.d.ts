@@ -12,7 +12,7 @@ export type ClientOptions = {
      */
     sessionId?: string;
     /**
-     * a function is called for every connection, so also after 3000
+     * a function is called for every connection, so also after 3000, and again before a token runs out
      */
     token?: string | (() => string | undefined | Promise<string | undefined>);
     /**
@@ -23,6 +23,10 @@ export type ClientOptions = {
      * the same in bytes
      */
     windowBytes?: number;
+    /**
+     * true: the window is widened, as far as the server allows, for a reader who would otherwise acknowledge more than 20 times a second
+     */
+    adaptive?: boolean;
     /**
      * further fields of the hello
      */
@@ -53,7 +57,7 @@ export type ClientOptions = {
  *
  * Events: `stateChange`, `connected`, `connectionError`, `connectionLost`, `recoveryAttempt`, `maxRetriesExceeded`,
  * `disconnected`, `session` (`active`: streams that run and are not followed yet), `history`, `session_changed`,
- * `stream_list`, `going_away`, `error`, `unknownMessage`; and those of all its streams, with the `stream`.
+ * `stream_list`, `going_away`, `error`, `tokenError`, `token_renewed`, `unknownMessage`; and those of all its streams, with the `stream`.
  */
 export declare class StreamClient extends Emitter {
     #private;

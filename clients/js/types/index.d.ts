@@ -4,7 +4,8 @@
  *   StreamClient  owns the connection and the one timer: `connect`, `chat`, `follow`, `list`, `history`, `stats`.
  *   ChatStream    one answer: iterate it, or draw it with `onFrames`.
  *   Session       the protocol: text in, text and events out; no I/O.
- *   sse           the transport for networks that let no WebSocket through; `sseWith` makes one with settings.
+ *   http          the transport for networks that let no WebSocket through, loaded there; `sseWith` in sse_transport.js makes
+ *                 one with settings.
  *
  *     const client = new StreamClient("wss://example.org/ws");
  *     client.connect();
@@ -15,6 +16,5 @@ export { StreamClient } from "./client.js";
 export { onFrames } from "./frames.js";
 export { StreamRecord } from "./record.js";
 export { Session } from "./session.js";
-export { sse, SseTransport, sseWith } from "./sse_transport.js";
 export { ChatStream } from "./stream.js";
-export { SUBPROTOCOL, webSocket } from "./transport.js";
+export { http, SUBPROTOCOL, webSocket } from "./transport.js";

@@ -25,9 +25,6 @@ export type Asked = {
     sessionId?: string;
     again?: boolean;
 };
-/** @typedef {{ok: boolean, finish_reason?: string, error_type?: string, message?: string, recoverable?: boolean, retry_after?: number, parsed?: any, [field: string]: any}} Outcome */
-/** @typedef {{first: number, last: number, kind: string, content: string, bytes: number, textEnd: number}} Piece chunks `first` to `last`; `textEnd` is how long the text is behind it */
-/** @typedef {{requestId?: string, streamId?: string, message?: string, messages?: object[], config?: object, sessionId?: string, again?: boolean}} Asked */
 export declare class StreamRecord {
     #private;
     asked: Asked;
@@ -43,6 +40,13 @@ export declare class StreamRecord {
     acked: number;
     window: number;
     ackAt: number;
+    /** The last two acks, each a chunk and a time; what the window was at first; and when it was last not far too wide. */
+    acks: [number, number][];
+    least: number;
+    busyAt: number;
+    /** Before this, half a window waits for its ack, too. */
+    ackFrom: number;
+    ackedBytes: number;
     /** When a request that was refused for want of capacity is made again. */
     askAt: number;
     refusals: number;
@@ -68,6 +72,8 @@ export declare class StreamRecord {
     /** @param {Asked} asked */
     constructor(asked: Asked);
     get inFlight(): number;
+    /** Bytes that were dealt with, of all that ever came. */
+    get shownBytes(): number;
     get textLength(): number;
     get text(): string;
     /** @param {string} kind everything of one kind, joined when it is looked at */
@@ -94,6 +100,8 @@ export declare class StreamRecord {
     ends(upTo: number): number[];
     /** @param {number} upTo */
     renderedTo(upTo: number): void;
+    /** @param {number} window what the server grants, however fast anybody reads */
+    open(window: number): void;
     /** The connection that would have brought the rest is gone: what nobody has seen yet comes again. */
     forgetUnseen(): void;
     /**

@@ -30,9 +30,13 @@ export type SessionOptions = {
      */
     maxTries?: number;
     /**
-     * whether a close for a token that ran out is worth another try
+     * whether a new token can be had: before one runs out, and after a close for that
      */
     canRenew?: boolean;
+    /**
+     * whether a window that is too narrow for its reader may be widened, as far as the server allows
+     */
+    adaptive?: boolean;
     /**
      * messages of one stream received and not rendered, beyond which it is taken no further for a while
      */
@@ -70,7 +74,7 @@ export declare class Session {
     /** @type {number|null} of the newest answered heartbeat */
     roundTripMs: number | null;
     /** @param {SessionOptions} [options] */
-    constructor({ random, sessionId, hello, maxTries, canRenew, maxBufferedPieces, maxBufferedBytes, }?: SessionOptions);
+    constructor({ random, sessionId, hello, maxTries, canRenew, adaptive, maxBufferedPieces, maxBufferedBytes, }?: SessionOptions);
     /** What is to be sent and what has happened since the last call. */
     take(): {
         sends: string[];
@@ -160,6 +164,16 @@ export declare class Session {
      * @returns {boolean} false without a connection
      */
     forget(sessionId?: string): boolean;
+    /**
+     * A new token of the same user, for the connection that there is; the answer is the event `token_renewed`, or `error`.
+     * @param {string|undefined} token
+     */
+    renew(token: string | undefined): void;
+    /**
+     * There is no new token to be had: one is wanted again, a little later each time.
+     * @param {number} now
+     */
+    renewalFailed(now: number): void;
     /**
      * Never throws: what cannot be understood is counted and left alone.
      * @param {string} text one message from the server

@@ -27,6 +27,7 @@ export declare class EventReader {
 /** @implements {Transport} */
 export declare class SseTransport implements Transport {
     #private;
+    token: string | undefined;
     /** @type {Transport["onopen"]} */ onopen: Transport["onopen"];
     /** @type {Transport["onmessage"]} */ onmessage: Transport["onmessage"];
     /** @type {Transport["onclose"]} */ onclose: Transport["onclose"];

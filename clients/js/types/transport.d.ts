@@ -7,6 +7,10 @@ export type Transport = {
      * after it nothing is called any more
      */
     close: (code?: number) => void;
+    /**
+     * set where it was renewed
+     */
+    token?: string;
     onopen: (() => void) | null;
     onmessage: ((event: {
         data: any;
@@ -22,7 +26,7 @@ export type Transport = {
 };
 export type TransportFactory = ((url: string, context: {
     token?: string;
-}) => Transport) & {
+}) => Transport | Promise<TransportFactory>) & {
     label?: string;
 };
 /**
@@ -33,14 +37,17 @@ export type TransportFactory = ((url: string, context: {
  * @typedef {object} Transport
  * @property {(text: string) => void} send before `onopen` it must not be called
  * @property {(code?: number) => void} close after it nothing is called any more
+ * @property {string} [token] set where it was renewed
  * @property {(() => void)|null} onopen
  * @property {((event: {data: any}) => void)|null} onmessage
  * @property {((event: {code: number, reason?: string, retryAfterMs?: number|null}) => void)|null} onclose once, also where it never opened
  */
-/** @typedef {((url: string, context: {token?: string}) => Transport) & {label?: string}} TransportFactory */
+/** @typedef {((url: string, context: {token?: string}) => Transport|Promise<TransportFactory>) & {label?: string}} TransportFactory what it promises is asked in its place */
 export declare const SUBPROTOCOL = "wsstream.v1";
 /** The browser's own. @type {TransportFactory} */
 export declare const webSocket: TransportFactory;
+/** Event streams and POSTs, by a module that is loaded where no WebSocket gets through. @type {TransportFactory} */
+export declare const http: TransportFactory;
 /**
  * Which factory is next. One that was never established is given up for the next after some tries, or one that was as long
  * as a timeout; one that was established is kept, until somebody connects anew.
