@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsstream.errors import AckOutOfRange
-from wsstream.flow import AckPacer, AdaptiveWindow, FixedWindow, Pace, SendWindow
+from wsstream.flow import AckPacer, AdaptiveWindow, FixedWindow, Pace, SendWindow, WishedWindow
 
 
 def _totals(sizes: list[int]) -> list[int]:
@@ -531,3 +531,98 @@ def test_an_ack_of_what_an_earlier_window_sent() -> None:
     assert window.grant(30, range(0, 31)) == 25
     with pytest.raises(AckOutOfRange):
         window.on_ack(21)
+
+
+def test_half_of_the_bytes_is_acknowledged_at_once() -> None:
+    """Few large chunks fill a window as many small ones do."""
+    pacer = AckPacer(Pace(0.1, 25, size=100))
+    assert pacer.on_processed(1, 0.0, 60) is None
+    assert pacer.on_processed(2, 0.0, 60) == 2
+    assert pacer.on_processed(3, 0.0, 60) is None
+    assert pacer.take() == 3
+    assert pacer.on_processed(4, 0.0, 60) is None
+
+
+def test_half_a_window_waits_for_its_moment() -> None:
+    """Before `not_before` not even half a window is acknowledged, and from then on it is."""
+    pacer = AckPacer(Pace(0.1, 3))
+    pacer.not_before = 5.0
+    assert pacer.on_processed(1, 4.96) is None
+    assert pacer.deadline == pytest.approx(5.06)
+    assert pacer.on_processed(3, 4.97) is None
+    assert pacer.deadline == 5.0
+    assert pacer.on_processed(4, 4.98) is None
+    assert pacer.deadline == 5.0
+    assert pacer.on_time(5.0) == 4
+
+
+# -- WishedWindow
+
+
+def _acked(window: WishedWindow, *acks: tuple[int, float]) -> list[int | None]:
+    return [window.on_ack(chunk_id, now) for chunk_id, now in acks]
+
+
+def test_a_window_that_is_rendered_too_soon_is_doubled() -> None:
+    """The third ack within the span asks for twice as much, and so on to the widest."""
+    window = WishedWindow(50, 300, round_trip=0.0)
+    acks = [(25, 1.0), (50, 1.05), (75, 1.1), (125, 1.15), (225, 1.2), (375, 1.25)]
+    assert _acked(window, *acks) == [None, None, 100, 200, 300, None]
+    assert window.is_widest
+
+
+def test_a_window_that_lasts_its_time_stays() -> None:
+    """Exactly as much as is needed is enough."""
+    window = WishedWindow(50, 1000, round_trip=0.0)
+    assert _acked(window, *[(25 * n, 1.0 + 0.125 * n) for n in range(1, 20)]) == [None] * 19
+
+
+def test_a_far_server_needs_a_wider_window() -> None:
+    """What is rendered while an ack is on its way, there and back and twice, is added."""
+    window = WishedWindow(50, 1000, round_trip=0.25)
+    assert _acked(window, (25, 1.0), (50, 1.25), (75, 1.5)) == [None, None, 100]
+
+
+def test_a_window_that_is_too_wide_is_halved_after_a_while() -> None:
+    """Only a second without need narrows it, and never below what it was at first."""
+    window = WishedWindow(50, 1000, round_trip=0.0)
+    _acked(window, (25, 1.0), (50, 1.0), (75, 1.0), (125, 1.0))
+    assert window.limit == 200
+    assert _acked(window, (130, 1.5), (135, 1.99), (140, 2.0), (141, 2.9), (142, 3.0), (143, 9.0)) == [
+        None,
+        None,
+        100,
+        None,
+        50,
+        None,
+    ]
+
+
+def test_a_need_that_comes_back_keeps_it() -> None:
+    """A busy moment within the second begins it anew."""
+    window = WishedWindow(50, 1000, round_trip=0.0)
+    _acked(window, (25, 1.0), (50, 1.0), (75, 1.0))
+    assert window.limit == 100
+    assert _acked(window, (80, 1.5), (140, 1.9), (145, 2.4), (150, 2.8)) == [None] * 4
+
+
+def test_a_ceiling_below_the_first_window_is_none() -> None:
+    """A server that says less than it grants is not asked for less."""
+    window = WishedWindow(50, 10, round_trip=0.0)
+    assert _acked(window, (25, 1.0), (50, 1.0), (75, 1.0)) == [None] * 3
+    assert (window.limit, window.is_widest) == (50, True)
+
+
+@given(st.integers(1, 100), st.integers(1, 2000), st.lists(st.tuples(st.integers(1, 500), st.floats(0, 3))))
+def test_a_wish_stays_within_its_bounds(least: int, most: int, acks: list[tuple[int, float]]) -> None:
+    """Whatever is acknowledged and when, a wish is between the first window and the ceiling, and at most doubles."""
+    window = WishedWindow(least, most, 0.05)
+    now, chunk_id = 1000.0, 0
+    for chunks, passed in acks:
+        before = window.limit
+        chunk_id, now = chunk_id + chunks, now + passed
+        wish = window.on_ack(chunk_id, now)
+        assert wish in (None, window.limit)
+        assert (wish is None) == (window.limit == before)
+        assert least <= window.limit <= max(least, most)
+        assert before // 2 <= window.limit <= 2 * before

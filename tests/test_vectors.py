@@ -33,6 +33,7 @@ TOLD = {
     m.GoingAway: "going_away",
     m.SessionChanged: "session_changed",
     m.StreamList: "stream_list",
+    m.TokenRenewed: "token_renewed",
 }
 
 
@@ -96,6 +97,8 @@ class Player:
                 return f"gap {self.called(view)} {expected} {received}"
             case core.Ended(view):
                 return f"end {self.called(view)}"
+            case core.TokenWanted():
+                return "token wanted"
             case core.Dead():
                 return "dead"
             case core.Answered(message):
@@ -148,6 +151,12 @@ class Player:
 
     def do_history(self, session_id: str | None, step: dict[str, Any]) -> None:
         self.end.get_history(session_id)
+
+    def do_token(self, token: str | None, step: dict[str, Any]) -> None:
+        if token is None:
+            self.end.renewal_failed(self.now)
+        else:
+            self.end.renew(token)
 
     def do_list(self, _: Any, step: dict[str, Any]) -> None:
         self.end.list_streams()

@@ -14,7 +14,7 @@ const FILES = readdirSync(FOLDER).filter((name) => name.endsWith(".json") && !["
 /** How the session's events are called in the cases; those that are not here are of no concern to them. */
 const EVENTS = {
   connected: () => "connected", close: () => "dead", status: () => "status", error: (event, answers) => (answers ? "answer error" : "error"),
-  going_away: () => "going_away", session_changed: () => "session_changed", stream_list: () => "stream_list", history: () => "answer history",
+  tokenWanted: () => "token wanted", token_renewed: () => "token_renewed", going_away: () => "going_away", session_changed: () => "session_changed", stream_list: () => "stream_list", history: () => "answer history",
   queued: () => "queued", start: ({ name }) => `start ${name}`, resumed: ({ name }) => `resumed ${name}`, end: ({ name }) => `end ${name}`,
   chunkGap: ({ name, expected, received }) => `gap ${name} ${expected} ${received}`,
 };
@@ -25,8 +25,8 @@ class Player {
   sent = []; events = []; active = []; answers = 0;
   streams = new Map();
 
-  constructor({ session_id: sessionId, window, window_bytes } = {}) {
-    this.session = new Session({ sessionId, hello: { window, window_bytes, batch: true, client: "vectors" } });
+  constructor({ session_id: sessionId, window, window_bytes, adaptive, renews: canRenew } = {}) {
+    this.session = new Session({ sessionId, adaptive, canRenew, hello: { window, window_bytes, batch: true, client: "vectors" } });
   }
 
   play(step) {
@@ -70,6 +70,7 @@ class Player {
   }
   do_cancel(name) { this.session.cancel(this.streams.get(name)); }
   do_history(sessionId) { this.session.askHistory(sessionId ?? undefined, () => { this.answers += 1; }); }
+  do_token(token) { if (token) this.session.renew(token); else this.session.renewalFailed(this.now); }
   do_list() { this.session.list(); }
 
   do_sent(expected) { assert.deepEqual(this.sent.splice(0), expected); }
