@@ -1,11 +1,12 @@
 /**
  * What the page costs in a real Chromium, and whether it keeps its promises there: `make bench-browser`.
  *
+ *   acks    how many a second, at 30 to 5,000 tokens a second
  *   flood   100,000 tokens at 2,000 a second: every letter, long tasks, script per frame, memory afterwards
  *   stop    100,000 tokens at 5,000 a second, stopped in the middle
  *   cuts    one answer over 50 killed connections
  *
- * Figures are of this machine, with Chromium's software rendering; all cores it has are shared with the server.
+ * PARTS=acks,stop runs some of them only. Figures are of this machine, with Chromium's software rendering; all cores it has are shared with the server.
  */
 import { ask, answer, finished, launch, letters, until, visit } from "../tests/browser/harness.mjs";
 import { Cutter, Server } from "../tests/browser/server.mjs";
@@ -13,6 +14,7 @@ import { Cutter, Server } from "../tests/browser/server.mjs";
 const TOKENS = Number(process.env.TOKENS ?? 100_000);
 const CUTS = Number(process.env.CUTS ?? 50);
 const SETTLED_MS = 5_000;
+const parts = new Set((process.env.PARTS ?? "acks,flood,stop,cuts").split(","));
 const failures = [];
 
 function report(name, value, limit = "", holds = true) {
@@ -67,6 +69,32 @@ async function compare(page) {
   const text = await until(() => page.evaluate(() => navigator.clipboard.readText()));
   const words = (string) => string.split(/\s+/).filter(Boolean).join(" ");
   return { same: text === log, visible: words(shown) === words(log), letters: log.length };
+}
+
+const ACKS = 21;
+
+/** Counts acks as they leave: the most of any second, over all that the page says from now on. */
+function countAcks(page) {
+  const acks = [];
+  page.on("websocket", (socket) => socket.on("framesent", ({ payload }) => { if (String(payload).includes('"chunk_ack"')) acks.push(performance.now()); }));
+  return () => Math.max(0, ...acks.map((from) => acks.filter((at) => at >= from && at < from + 1000).length));
+}
+
+/** How many acks a second the page needs at several paces, and whether it keeps up. */
+async function acks(browser, server) {
+  console.log("acks: of the page, at several paces");
+  for (const rate of [30, 500, 2_000, 5_000]) {
+    const page = await visit(browser, server.url);
+    const most = countAcks(page);
+    await page.reload();
+    await ask(page, "go", `demo:rate=${rate},tokens=${rate * 5}`);
+    const from = Date.now();
+    await finished(page, 60_000);
+    const seconds = (Date.now() - from) / 1000;
+    report(`acks in the fullest second at ${rate} tokens/s`, most(), `<= ${ACKS}`, most() > 0 && most() <= ACKS);
+    report("  tokens a second", Math.round(rate * 5 / seconds));
+    await page.context().close();
+  }
 }
 
 async function flood(browser, server) {
@@ -151,9 +179,10 @@ const server = await new Server().start();
 const browser = await launch();
 try {
   console.log(`Chromium ${browser.version()}, ${process.version}`);
-  await flood(browser, server);
-  await stop(browser, server);
-  await cuts(browser, server);
+  if (parts.has("acks")) await acks(browser, server);
+  if (parts.has("flood")) await flood(browser, server);
+  if (parts.has("stop")) await stop(browser, server);
+  if (parts.has("cuts")) await cuts(browser, server);
 } finally {
   await browser.close();
   await server.end();

@@ -6,11 +6,13 @@ import asyncio
 import gc
 import json
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import jwt
 import pytest
 import websockets
 from websockets.asyncio.server import ServerConnection, serve
@@ -25,6 +27,7 @@ from wsstream.client import (
     ClientState,
     Lost,
     Stopped,
+    TokenFailed,
     failure_of,
     native_url,
     reconnect_delay,
@@ -65,8 +68,8 @@ def url_of(server: Server) -> str:
     return f"ws://127.0.0.1:{server.port}/ws"
 
 
-def logged_text(server: Server, stream_id: str) -> str:
-    log = server.streams.get(stream_id).log
+def logged_text(server: Server, stream_id: str, user: str = "") -> str:
+    log = server.streams.get(stream_id, user).log
     return "".join(chunk.content for chunk in log.chunks(1, log.tail))
 
 
@@ -677,6 +680,133 @@ async def test_other_close_codes_resume(code: int) -> None:
         assert stream.resumes == 1
 
 
+# -- tokens
+
+ESTABLISHED = (
+    '{"type":"connection_established","connection_id":"c","session_id":"ses","heartbeat_interval":10,'
+    '"heartbeat_timeout":25,"window":50,"window_bytes":65536,"limits":{"max_message_bytes":65536,"max_streams":16},'
+    '"active_streams":[]}'
+)
+
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+class Tokens:
+    """A function that gives tokens of alice, each good for a while; it fails where it is told to."""
+
+    def __init__(self, *failures: int, seconds: float = 2.0) -> None:
+        self.given = 0
+        self.failures = failures
+        self.seconds = seconds
+
+    async def __call__(self) -> str:
+        self.given += 1
+        if self.given in self.failures:
+            raise OSError("nobody there")
+        return jwt.encode({"sub": "alice", "exp": time.time() + self.seconds}, KEY, algorithm="HS256")
+
+
+@pytest.fixture
+def _signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSSTREAM_JWT_KEY", KEY)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_signed")
+async def test_tokens_are_renewed_under_a_running_answer() -> None:
+    """An answer that outlives three tokens comes over one connection, though one of them was not to be had at first."""
+    events: list[object] = []
+    tokens = Tokens(3)
+    async with (
+        serving(token_grace=1.5) as server,
+        connect(url_of(server), token=tokens, on_event=events.append) as client,
+    ):
+        stream = await client.chat("hello", model="demo:rate=50,tokens=350")
+        assert await read(stream) == logged_text(server, stream.stream_id, "alice")
+        assert (stream.resumes, client.statistics().connections) == (0, 1)
+        assert server.rejections.statistics().get("expired", 0) == 0
+    assert sum(isinstance(event, core.Told) and isinstance(event.message, core.m.TokenRenewed) for event in events) >= 3
+    assert [str(event.error) for event in events if isinstance(event, TokenFailed)] == ["nobody there"]
+
+
+@pytest.mark.usefixtures("_signed")
+async def test_a_token_that_ran_out_is_replaced_by_a_new_connection() -> None:
+    """After 3000 a client that can have a new token comes back with it at once, and resumes."""
+    tokens = Tokens(seconds=100.0)
+    async with serving() as server, connect(url_of(server), token=tokens) as client:
+        stream = await client.chat("hello", model=PACED)
+        await anext(stream)
+        next(iter(server.registry)).close(CloseCode.UNAUTHORIZED, "The token has run out")
+        await read(stream)
+        assert stream.text == logged_text(server, stream.stream_id, "alice")
+        assert (tokens.given, stream.resumes) == (2, 1)
+
+
+async def test_a_second_refusal_of_tokens_is_final() -> None:
+    """A server that refuses a new token as well is not asked a third time."""
+    given: list[str] = []
+
+    def token() -> str:
+        given.append("t")
+        return f"token-number-{len(given)}-0123456789"
+
+    async def refuse(connection: ServerConnection) -> None:
+        await connection.close(CloseCode.UNAUTHORIZED, "no")
+
+    async with scripted_server(refuse) as url:
+        with pytest.raises(ConnectionFailed, match="3000"):
+            async with connect(url, token=token):
+                raise AssertionError("it must not be let in")
+    assert len(given) == 2
+
+
+async def test_a_function_that_gives_no_token_is_asked_again() -> None:
+    """A token function that fails is a failed try: it is told, and tried again."""
+    events: list[object] = []
+    tokens = Tokens(1, 2, seconds=100.0)
+    async with serving() as server, connect(url_of(server), token=tokens, on_event=events.append) as client:
+        assert client.state is ClientState.CONNECTED
+    assert tokens.given == 3
+    assert [type(event) for event in events[:4]] == [TokenFailed, Lost, TokenFailed, Lost]
+    assert isinstance(events[1], Lost)
+    assert events[1].reason == "there is no token: OSError"
+
+
+EXPIRING = ESTABLISHED.replace('"active_streams"', '"expires_in":0,"active_streams"')
+
+
+async def test_a_token_is_shown_on_the_connection_that_there_is() -> None:
+    """Where the server says that a token runs out, another one is asked for and shown in band."""
+    shown: asyncio.Queue[str] = asyncio.Queue()
+    stay = asyncio.Event()
+    waiting = asyncio.Event()
+    given = iter(["first", "second"])
+
+    async def token() -> str:
+        try:
+            return next(given)
+        except StopIteration:
+            waiting.set()
+            await asyncio.Event().wait()
+            raise
+
+    async def greet(connection: ServerConnection) -> None:
+        await connection.send(EXPIRING)
+        shown.put_nowait(str(await connection.recv()))
+        await connection.send('{"type":"token_renewed","expires_in":0}')
+        await stay.wait()
+
+    async with scripted_server(greet) as url:
+        async with connect(url, token=token) as client:
+            assert json.loads(await shown.get()) == {"type": "renew_token", "token": "second"}
+            await waiting.wait()  # for a function that never answers
+            client._want_token()
+            assert client._renewal is not None
+            await asyncio.sleep(0)
+        stay.set()
+    assert client._renewal is None
+
+
 # -- against servers that do what ours does not
 
 
@@ -691,13 +821,6 @@ async def scripted_server(*answers: Callable[[ServerConnection], Any]) -> AsyncI
 
     async with serve(handle, "127.0.0.1", 0, subprotocols=[websockets.Subprotocol("wsstream.v1")]) as server:
         yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws"
-
-
-ESTABLISHED = (
-    '{"type":"connection_established","connection_id":"c","session_id":"ses","heartbeat_interval":10,'
-    '"heartbeat_timeout":25,"window":50,"window_bytes":65536,"limits":{"max_message_bytes":65536,"max_streams":16},'
-    '"active_streams":[]}'
-)
 
 
 def started(request: str | bytes) -> str:

@@ -1259,3 +1259,53 @@ def test_every_kind_arrives_as_what_it_is() -> None:
     pair.settle(take=False)
     taken = [pair.take(view) for _ in kinds]
     assert [piece.kind for piece in taken if piece is not None] == [kind.wire for kind in kinds]
+
+
+def test_a_slow_greeting_counts_as_a_second_at_most() -> None:
+    """Who waited long for the greeting is not therefore far away."""
+    end = ClientProtocol(ClientSettings())
+    end.connect(NOW)
+    hear(end, NOW + 5, **{**ESTABLISHED, "limits": {"max_message_bytes": 1, "max_streams": 1, "max_window": 100}})
+    assert end._round_trip == 1.0
+    hear(end, NOW + 9, **ESTABLISHED)
+    assert end._round_trip == 1.0
+
+
+def test_an_expiry_is_told_twice_and_asked_for_once() -> None:
+    """A second connection's expiry takes the place of the first one's."""
+    end = ClientProtocol(ClientSettings(renews=True))
+    for expires_in, due in ((8.0, 6.0), (4.0, 3.0)):
+        end.connect(NOW)
+        hear(end, NOW, **{**ESTABLISHED, "expires_in": expires_in})
+        assert end.get_timer() == NOW + due
+        end.connection_lost()
+        assert end.get_timer() is None
+
+
+def test_a_stream_s_refusal_is_none_of_the_token_s() -> None:
+    """While a token is being renewed, an error that names a stream is about that stream."""
+    end = ClientProtocol(ClientSettings(renews=True))
+    greet(end)
+    view = ask(end)
+    end.renew("t2")
+    hear(end, type="error", error_type="forbidden", message="No", recoverable=False, stream_id=view.stream_id)
+    assert view.outcome is not None
+    assert end._renewing
+
+
+def test_a_rewind_into_a_batch_ends_in_the_first_window() -> None:
+    """After what was left of a batch was fetched, the window is again what it was at first."""
+    end = make()
+    hear(end, **{**ESTABLISHED, "limits": {"max_message_bytes": 1, "max_streams": 1, "max_window": 1000}})
+    view = ask(end, window=8)
+    assert view._wished is not None
+    hear(end, type="chunk_batch", stream_id=view.stream_id, first_chunk_id=1, last_chunk_id=4, content="abcd")
+    hear(end, type="stream_rewind", stream_id=view.stream_id, chunk_id=5, to_chunk_id=2, reason="retry")
+    resumed(end, 0, window=2)
+    said(end)
+    chunk(end, 1)
+    end.take(view, NOW)
+    assert "window" not in said(end)[0]
+    chunk(end, 2)
+    end.take(view, NOW)
+    assert said(end)[-1]["window"] == view._wished.limit

@@ -603,7 +603,7 @@ def test_a_need_that_comes_back_keeps_it() -> None:
     window = WishedWindow(50, 1000, round_trip=0.0)
     _acked(window, (25, 1.0), (50, 1.0), (75, 1.0))
     assert window.limit == 100
-    assert _acked(window, (80, 1.5), (140, 1.9), (145, 2.4), (150, 2.8)) == [None] * 4
+    assert _acked(window, (80, 1.5), (300, 1.9), (305, 2.4), (310, 2.8)) == [None] * 4
 
 
 def test_a_ceiling_below_the_first_window_is_none() -> None:

@@ -3,7 +3,7 @@ import { sse } from "../js/sse_transport.js";
 import { StreamClient, webSocket } from "../js/wsstream.js";
 
 const OFFLINE_MS = 5_000;
-/** A page acknowledges once per frame: at 5,000 tokens a second, two frames are 170 of them. */
+/** A page acknowledges after a paint: at 5,000 tokens a second, two frames are 170 of them. It is widened where it must. */
 export const WINDOW = 200;
 const address = new URL("/ws", location.href);
 address.protocol = address.protocol.replace("http", "ws");

@@ -451,6 +451,48 @@ describe("tokens", () => {
     assert.equal(client.state, "waiting");
   });
 
+  test("Before a token runs out another one is shown on the same connection, and streams go on.", async () => {
+    let tokens = 0;
+    const client = make({ token: () => `t${tokens += 1}` });
+    const heard = hear(client, "token_renewed");
+    client.connect();
+    await settled();
+    Socket.last.greet({ expires_in: 8 });
+    await clock.pass(8_000);
+    assert.deepEqual(Socket.last.said("renew_token").map(({ token }) => token), ["t2"]);
+    Socket.last.says({ type: "token_renewed", expires_in: 100 });
+    assert.deepEqual([heard.length, Socket.last.token, Socket.all.length], [1, "t2", 1]);
+  });
+
+  test("A function that fails then is told, and asked again.", async () => {
+    let asked = 0;
+    const client = make({ random: () => 0, token: () => { asked += 1; if (asked === 2) throw new Error("no network"); return `t${asked}`; } });
+    const heard = hear(client, "tokenError");
+    client.connect();
+    await settled();
+    Socket.last.greet({ expires_in: 4 });
+    await clock.pass(2_800);
+    assert.deepEqual([heard.map(([, { error }]) => error.message), Socket.last.said("renew_token").length], [["no network"], 0]);
+    await clock.pass(1_000);
+    assert.deepEqual([Socket.last.said("renew_token").map(({ token }) => token), client.state], [["t3"], "connected"]);
+  });
+
+  test("A token that comes when its connection is gone is shown to nobody.", async () => {
+    const gives = [];
+    const client = make({ token: () => new Promise((resolve) => { gives.push(resolve); }) });
+    client.connect();
+    gives[0]("t1");
+    await settled();
+    Socket.last.greet({ expires_in: 2 });
+    await clock.pass(1_600);
+    assert.equal(gives.length, 2);
+    const [socket] = Socket.all;
+    client.close();
+    gives[1]("t2");
+    await settled();
+    assert.equal(socket.said("renew_token").length, 0);
+  });
+
   test("A token that comes after the client was closed opens nothing.", async () => {
     let give;
     const client = make({ token: () => new Promise((resolve) => { give = resolve; }) });
@@ -542,6 +584,25 @@ describe("transports", () => {
     Socket.last.onclose({ code: 1006 });
     client.connect();
     assert.equal(Socket.last.url, "other:ws://page/ws");
+  });
+
+  test("One whose module is still being loaded opens nothing for a client that was closed meanwhile.", async () => {
+    let load;
+    const made = [];
+    const client = make({ transports: [() => new Promise((resolve) => { load = resolve; })] });
+    client.connect();
+    client.close();
+    load((url) => { made.push(url); });
+    await settled();
+    assert.deepEqual(made, []);
+  });
+
+  test("One whose module cannot be loaded is a failed try.", async () => {
+    const client = make({ transports: [() => Promise.reject(new Error("no module"))] });
+    const heard = hear(client, "connectionError");
+    client.connect();
+    await settled();
+    assert.deepEqual([heard[0][1].reason, client.state], ["no module", "waiting"]);
   });
 
   test("One that cannot even be made is a failed try.", async () => {

@@ -83,6 +83,14 @@ describe("reading an event stream", () => {
 });
 
 describe("native messages over HTTP", () => {
+  test("A token that was renewed goes with what is said from then on.", async () => {
+    const { server, transport } = await established({ token: "old" });
+    assert.equal(server.last.headers.Authorization, "Bearer old");
+    transport.token = "new";
+    transport.send('{"type":"heartbeat"}');
+    assert.equal(server.last.headers.Authorization, "Bearer new");
+  });
+
   test("The address is the one beside the WebSocket's.", () => {
     assert.equal(nativeUrl("ws://page/ws"), "http://page/api/native");
     assert.equal(nativeUrl("wss://page/deep/ws?x=1"), "https://page/deep/api/native?x=1");
