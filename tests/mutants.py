@@ -172,7 +172,7 @@ def adaptive_window_leaps(patch: pytest.MonkeyPatch) -> None:
 def pacer_drops_acks(patch: pytest.MonkeyPatch) -> None:
     """An ack that could wait is not sent at all."""
 
-    def on_processed(self: AckPacer, chunk_id: int, now: float) -> int | None:
+    def on_processed(self: AckPacer, chunk_id: int, now: float, size: int) -> int | None:
         self.processed = chunk_id
         return self.take() if chunk_id - self.acked >= self.pace.chunks else None
 
@@ -183,7 +183,7 @@ def pacer_drops_acks(patch: pytest.MonkeyPatch) -> None:
 def ack_deadline_moves_on(patch: pytest.MonkeyPatch) -> None:
     """Every chunk begins the ack's delay anew, so that a steady reader owes it for too long."""
 
-    def on_processed(self: AckPacer, chunk_id: int, now: float) -> int | None:
+    def on_processed(self: AckPacer, chunk_id: int, now: float, size: int) -> int | None:
         self.processed = chunk_id
         self.deadline = now + self.pace.delay
         return self.take() if chunk_id - self.acked >= self.pace.chunks else None
@@ -195,7 +195,7 @@ def ack_deadline_moves_on(patch: pytest.MonkeyPatch) -> None:
 def received_counts_as_processed(patch: pytest.MonkeyPatch) -> None:
     """The client acknowledges what has come, not what was read."""
 
-    def acknowledge(self: ClientProtocol, view: View, chunk_id: int | None) -> None:
+    def acknowledge(self: ClientProtocol, view: View, chunk_id: int | None, now: float) -> None:
         if chunk_id is not None and self._follows(view) and view.state is not ViewState.LOST:
             self._send(m.ChunkAck(chunk_id=view.received, stream_id=view.stream_id))
 
@@ -605,7 +605,7 @@ def timer_of_a_closed_client_spins(patch: pytest.MonkeyPatch) -> None:
 def last_acks_outlive_their_connection(patch: pytest.MonkeyPatch) -> None:
     """An ended stream read to its end later is acknowledged on a connection that does not know it."""
 
-    def acknowledge(self: ClientProtocol, view: View, chunk_id: int | None) -> None:
+    def acknowledge(self: ClientProtocol, view: View, chunk_id: int | None, now: float) -> None:
         if chunk_id is None or view.stream_id is None:
             return
         if view.state is not ViewState.LOST and self._state is not ConnectionState.CLOSED:

@@ -370,7 +370,7 @@ async def test_nothing_is_acknowledged_unread() -> None:
 
 async def test_slow_consumer_is_bounded() -> None:
     """However fast the provider, what is received and not processed never exceeds the window."""
-    async with serving() as server, connect(url_of(server), window=16) as client:
+    async with serving() as server, connect(url_of(server), window=16, adaptive=False) as client:
         stream = await client.chat("hello", model=FAST)
         most = 0
         async for _ in stream:
