@@ -110,6 +110,23 @@ def test_a_chunk_is_kept_as_it_came() -> None:
     assert bytes(log.kinds(1, 2)) == bytes([log.entry(1)[1], log.entry(2)[1]]) == b"\x01\x00"
 
 
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), min_size=1, max_size=12),
+    alone=st.lists(st.booleans(), min_size=12, max_size=12),
+)
+def test_a_chunk_that_came_alone_is_like_any_other(texts: list[str], alone: list[bool]) -> None:
+    """Whether chunks were appended one by one or together, each is read back as it came, the newest too."""
+    log = make()
+    for text, single in zip(texts, alone, strict=False):
+        if single:
+            log.append_one(Delta(text, Kind.REASONING))
+        else:
+            log.append([Delta(text, Kind.REASONING)])
+        assert log.entry(log.tail) == (log.bodies(log.tail, log.tail)[0], Kind.REASONING)
+    assert [chunk.content for chunk in log.chunks(1, log.tail)] == texts
+    assert [log.entry(n)[0] for n in range(1, log.tail + 1)] == log.bodies(1, log.tail)
+
+
 def test_weight_is_bodies_and_overhead() -> None:
     """A log weighs its escaped contents and the overhead of each chunk."""
     log = filled(3, size=5, overhead=10)

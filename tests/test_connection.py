@@ -10,6 +10,7 @@ import struct
 from typing import Any
 
 import pytest
+from websockets.http11 import Request
 
 from tests.conftest import SCRIPTED, Serve
 from tests.data.scripted import Scripted
@@ -125,6 +126,15 @@ async def test_a_character_may_be_cut_by_a_fragment(serve: Serve) -> None:
         native.send_frame(TEXT, data[:middle], fin=False)
         native.send_frame(CONT, data[middle:])
         assert (await native.until("heartbeat_ack"))["timestamp"] == "…"
+
+
+async def test_nothing_of_the_handshake_is_kept(serve: Serve) -> None:
+    """The headers of the upgrade are forgotten with it: they take more memory than all the rest, and may be secret."""
+    server = await serve()
+    async with connected(server):
+        parser = of(server)._websocket.parser
+        (request,) = [value for value in parser.gi_frame.f_locals.values() if isinstance(value, Request)]
+        assert not request.headers
 
 
 async def test_a_ping_gets_its_pong(serve: Serve) -> None:

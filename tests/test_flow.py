@@ -55,6 +55,28 @@ def test_grant_changes_nothing_but_limited() -> None:
     assert (window.sent, window.acked, window.in_flight) == (0, 0, 0)
 
 
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=30),
+    limit=st.integers(1, 12),
+    limit_bytes=st.integers(1, 200),
+    data=st.data(),
+)
+def test_the_next_chunk_goes_only_where_it_would_be_granted(
+    sizes: list[int], limit: int, limit_bytes: int, data: st.DataObject
+) -> None:
+    """`send_next` sends the tail where `grant` allows just that, leaves alone what it does not send, and else agrees."""
+    totals, tail = _totals(sizes), len(sizes)
+    short, long = SendWindow(limit, limit_bytes), SendWindow(limit, limit_bytes)
+    short.sent = long.sent = data.draw(st.integers(0, tail))
+    short.acked = long.acked = data.draw(st.integers(0, short.sent))
+    before, granted = short.sent, long.grant(tail, totals)
+    if short.send_next(tail, totals):
+        assert (short.sent, short.sent - before, short.limited) == (granted, 1, long.limited)
+    else:
+        assert short.sent == before
+        assert granted != before + 1 or granted < tail or sizes[-1] > limit_bytes
+
+
 def test_a_full_window_grants_nothing() -> None:
     """With the window in flight nothing more goes, however often it is asked."""
     window = SendWindow(5, 1000)

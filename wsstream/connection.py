@@ -193,7 +193,7 @@ class NativeConnection(asyncio.Protocol):
         websocket.send_response(response)
         if websocket.state is State.OPEN:
             self._open(request, visitor)
-        # The library's parser holds the request for as long as the socket lives: its headers take kilobytes, and tokens.
+        # The library's parser keeps the request as long as the socket: kilobytes of headers, some of them secret.
         request.headers.clear()
 
     def _visitor(self, request: Request) -> Visitor:
