@@ -175,6 +175,7 @@ class _Connection(asyncio.Protocol):
     """One HTTP/1.1 connection: one request at a time."""
 
     __slots__ = (
+        "__weakref__",
         "_alive",
         "_answer",
         "_body",
