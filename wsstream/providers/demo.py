@@ -157,7 +157,7 @@ def _reject(spec: str) -> DemoModel:
 
 def _maker(model: DemoModel) -> Make:
     if model.stamp:
-        return lambda first, last: [Delta("@%016d " % (time.monotonic_ns() // 1000)) for _ in range(first, last)]
+        return lambda first, last: [Delta("@%016d " % (time.monotonic_ns() // 1000))] * (last - first)
     words = _shuffled(model.seed)
     count = len(words)
     return lambda first, last: (
