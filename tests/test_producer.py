@@ -952,6 +952,17 @@ async def test_an_answer_that_is_begun_anew() -> None:
 
 
 @in_virtual_time
+async def test_a_model_that_cannot_go_on_is_begun_anew() -> None:
+    """Where a provider's model is none of those that go on behind a text, it is given none, if it is asked at all."""
+    for policy, said in ((OnInterrupt.RESTART, "ab"), (OnInterrupt.CONTINUE, "a")):
+        provider = Scripted(saying("a", failure=BROKEN), saying("ab"), continues=True)
+        provider.suits = lambda model: False  # type: ignore[attr-defined]
+        run = Tries(provider, on_interrupt=policy)
+        await run.end()
+        assert (run.log.text(), [request.prefix for request in provider.requests]) == (said, [""] * len(said))
+
+
+@in_virtual_time
 async def test_a_second_try_that_breaks_off_earlier() -> None:
     """Until it has come as far as the first, a second try changes nothing; another may."""
     provider = Scripted(

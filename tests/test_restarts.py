@@ -14,10 +14,10 @@ from tests.virtual import in_virtual_time, turns
 from wsstream import restarts as module
 from wsstream.chunks import ChatMessage, ChatRequest, Delta, Finish, Kind, StreamState
 from wsstream.config import Config
-from wsstream.errors import BadRequest, Capacity
+from wsstream.errors import BadRequest, Capacity, ProviderError
 from wsstream.messages import ChatConfig, ChatRequested
 from wsstream.providers.base import Provider, Sink
-from wsstream.restarts import MOST, Again, Survival, settled, unpack
+from wsstream.restarts import MOST, Again, Answering, Survival, settled, switched, unpack
 from wsstream.sessions import answer_message
 from wsstream.stores.base import End, StoredLog, StoredMessage, StreamRecord, StreamSummary
 from wsstream.stores.memory import MemoryStore
@@ -128,6 +128,16 @@ def test_a_request_is_kept_as_it_was() -> None:
     assert settled(settled(record)) == settled(record)
 
 
+def test_who_was_turned_to_is_kept() -> None:
+    """The newest of those who were turned to counts, also behind a crash; all else stays as it was."""
+    record = switched(switched(made(), "two", "large"), "three", None)
+    assert unpack(record) == msgspec.structs.replace(unpack(made()), answering=Answering("three"))
+    assert unpack(decide(record, Kind.TEXT)).answering == Answering("three")
+    assert msgspec.structs.replace(record, again=b"") == msgspec.structs.replace(
+        made(), again=b"", created=record.created
+    )
+
+
 # -- streams
 
 
@@ -138,11 +148,15 @@ class Halting:
 
     def __init__(self) -> None:
         self.requests: list[ChatRequest] = []
+        self.failing: list[str] = []
+        """The models that fail at once."""
         self.end = asyncio.Event()
 
     async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
         """Repeat the end of the answer so far, as some do."""
         self.requests.append(request)
+        if request.model in self.failing:
+            raise ProviderError("not this one", recoverable=False)
         sink.put([Delta(request.prefix), Delta(" more")])
         await self.end.wait()
         return Finish()
@@ -192,7 +206,7 @@ class House:
         self.streams = Streams(Config(**{**usual, **settings}), store, self._provided)
 
     def _provided(self, name: str | None) -> Provider:
-        if name is not None:
+        if name not in (None, "one"):
             raise BadRequest("There is no such provider")
         return self.provider
 
@@ -342,6 +356,53 @@ async def test_they_are_never_refused() -> None:
     assert h.streams.statistics().running == 2
     with pytest.raises(Capacity):
         h.streams.start("new", ASKED, "ann")
+    await h.streams.close()
+
+
+async def models_asked(store: Crashed, suits: str = "") -> list[str | None]:
+    """The models that are asked when the answers go on, those whose name begins with ``suits`` alone being able to."""
+    h = House(store)
+    h.provider.suits = lambda model: (model or "").startswith(suits)  # type: ignore[attr-defined]
+    await h.open()
+    await h.streams.close()
+    return [request.model for request in h.provider.requests]
+
+
+@pytest.mark.parametrize(
+    ("answering", "suits", "asked"),
+    [
+        (None, "", ["model"]),
+        (None, "b", ["b1"]),
+        (Answering("one", "a"), "", ["a"]),
+        (Answering("one", "b1"), "", ["b1"]),
+        (Answering("one", "a"), "b", ["b1"]),
+        (Answering("one", "b1"), "a", []),
+        (Answering("gone", "b1"), "", ["model"]),
+    ],
+)
+@in_virtual_time
+async def test_who_goes_on(answering: Answering | None, suits: str, asked: list[str]) -> None:
+    """Whoever was answering, where they can; else the next of the list, but none that was left behind already."""
+    again = Again("one", ChatConfig(fallback=["one:a", "one:b1", "one:b2"]), None, [], "first", answering=answering)
+    assert await models_asked(crashed(again=msgspec.json.encode(again)), suits) == asked
+
+
+@in_virtual_time
+async def test_a_switch_is_kept_before_what_it_brings() -> None:
+    """Who is turned to stands in the record before they say a word; an answer that cannot go on writes none."""
+    store = Crashed()
+    h = House(store)
+    await h.streams.open()
+    h.provider.failing = ["model"]
+    fallback = ChatConfig(fallback=["one:two"], model="model")
+    stream = h.streams.start("ses", ChatRequested("r", message="hi", config=fallback))
+    plain = msgspec.structs.replace(fallback, on_interrupt="fail")
+    other = h.streams.start("ses", ChatRequested("q", message="hi", config=plain))
+    await turns()
+    assert [request.model for request in h.provider.requests] == ["model", "two"] * 2
+    assert (stream.log.tail, other.log.tail) == (1, 1)
+    assert [unpack(record).answering for record in store.records] == [Answering("one", "two")]
+    assert stream.record == store.records[0]
     await h.streams.close()
 
 

@@ -143,3 +143,26 @@ async def test_an_answer_that_ends_where_it_begins(spawn: Spawn, sqlite: str) ->
             answer = await client.read(await client.ask(message="0"))
             assert answer.end is not None
             assert (answer.end["type"], answer.text) == ("stream_complete", "")
+
+
+async def test_whoever_was_answering_is_asked_first(spawn: Spawn, sqlite: str) -> None:
+    """An answer that another model was turned to for goes on with that model, crash by crash, and says so at its end."""
+    fickle = "tests.data.scripted:fickle"
+    config = {"model": "first", "fallback": [f"{fickle}:second", f"{fickle}:third"]}
+    server = await spawn("--provider", fickle, "--store", sqlite)
+    async with connected(server) as client:
+        stream_id = await client.ask(message=str(COUNT), config=config)
+        await client.read(stream_id, to=10)
+        await kill(server)
+    server = await spawn("--provider", fickle, "--store", sqlite)
+    async with connected(server) as client:
+        await client.resume(stream_id, 0)
+        await client.read(stream_id, to=COUNT // 2)
+        await kill(server)
+    server = await spawn("--provider", fickle, "--store", sqlite)
+    async with connected(server) as client:
+        await client.resume(stream_id, 0)
+        whole = await client.read(stream_id)
+        assert whole.text == "".join(f"second-{number} " for number in range(COUNT))
+        assert whole.end is not None
+        assert (whole.end["type"], whole.end["model"], whole.end["retry_count"]) == ("stream_complete", "second", 2)

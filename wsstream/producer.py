@@ -69,6 +69,14 @@ class Target(NamedTuple):
         """Whether it is the same model of the same provider, by whatever name."""
         return self.provider is other.provider and self.model == other.model
 
+    @property
+    def continues(self) -> bool:
+        """Whether this model of the provider can be asked to go on behind a text."""
+        if getattr(self.provider, "continues", False) is not True:
+            return False
+        suits: Callable[[str | None], bool] | None = getattr(self.provider, "suits", None)
+        return suits is None or suits(self.model)
+
 
 class Plan(NamedTuple):
     """What one answer is to be like, beyond its request."""
@@ -121,6 +129,7 @@ class Producer:
         "_tries",
         "_waited",
         "dropped",
+        "on_switch",
         "retries",
     )
 
@@ -134,6 +143,8 @@ class Producer:
         *,
         age: float = 0.0,
         tries: int = 0,
+        begins_at: Target | None = None,
+        on_switch: Callable[[Target], None] | None = None,
     ) -> None:
         """A producer that is to be started. Where ``log`` holds something already, it goes on behind that.
 
@@ -145,8 +156,11 @@ class Producer:
             plan: what it is to be like.
             age: seconds since it was asked for, in processes before this one.
             tries: how often it was begun there.
+            begins_at: whom to ask first, where they had turned to somebody else already; ``plan`` says who comes then.
+            on_switch: called with whoever is turned to, before they are asked.
         """
-        self._target = self._primary = provider if isinstance(provider, Target) else Target(provider)
+        self._primary = provider if isinstance(provider, Target) else Target(provider)
+        self._target = begins_at or self._primary
         self._targets = list(plan.fallbacks)
         self._plan = plan
         self._request = request
@@ -172,6 +186,7 @@ class Producer:
         """Tries after the first."""
         self.dropped = 0
         """Deltas that were generated and that nobody will see."""
+        self.on_switch = on_switch
         self._timer = self._loop.call_at(self._due(self._progress_at), self._on_timer)
 
     def start(self) -> asyncio.Task[None]:
@@ -277,13 +292,19 @@ class Producer:
         logger.info("stream %s: %s after try %d: %s", self._log.stream_id, failure.error_type, self._tries, decision)
         self.retries += 1
         if isinstance(decision, Failover):
-            self._target = self._targets.pop(0)
-            self._tries = 0
-            self._progress_at = time.monotonic()
+            self._switch()
             self._say("failover", f"{_words(failure)}; another provider is asked", None)
         else:
             await self._back_off(failure, decision.delay or 0.0)
         return self._begin_try(request)
+
+    def _switch(self) -> None:
+        """The next of the list is asked from now on."""
+        self._target = self._targets.pop(0)
+        self._tries = 0
+        self._progress_at = time.monotonic()
+        if self.on_switch is not None:
+            self.on_switch(self._target)
 
     def _describe(self, failure: StreamFailure) -> FailedTry:
         now = time.monotonic()
@@ -332,7 +353,7 @@ class Producer:
         policy = self._plan.on_interrupt
         if policy is OnInterrupt.FAIL or self._log.holds(Kind.TOOL_CALL, Kind.DATA):
             return False  # somebody may have done already what a tool call asks for
-        return policy is OnInterrupt.RESTART or continues(target.provider) or not self._log.parts()
+        return policy is OnInterrupt.RESTART or target.continues or not self._log.parts()
 
     async def _back_off(self, failure: StreamFailure, delay: float) -> None:
         self._say(status_of(failure), f"{_words(failure)}; it is asked again", round(delay, 3))
@@ -346,7 +367,7 @@ class Producer:
         parts = [Part(*part) for part in self._log.parts()]
         splice: Splice | None = None
         asked = self._request_to(self._target, request)
-        if parts and continues(self._target.provider):
+        if parts and self._target.continues:
             text = "".join([part.text for part in parts])
             asked = msgspec.structs.replace(asked, prefix=text)
             splice = Continuation(text)
@@ -492,11 +513,6 @@ def _words(failure: StreamFailure) -> str:
     return str(failure).rstrip(".")
 
 
-def continues(provider: Provider) -> bool:
-    """Whether it can be asked to go on behind a text."""
-    return getattr(provider, "continues", False) is True
-
-
 __all__ = [
     "CHECK_EVERY",
     "CLOSE_TIMEOUT",
@@ -508,5 +524,4 @@ __all__ = [
     "Prepare",
     "Producer",
     "Target",
-    "continues",
 ]

@@ -24,6 +24,13 @@ MOST = 5
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+class Answering(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One of an answer's fallbacks: the name of a provider, and the model it is asked for, if one was named."""
+
+    provider: str
+    model: str | None = None
+
+
 class Again(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was asked, as far as it is not in the session's messages."""
 
@@ -39,6 +46,8 @@ class Again(msgspec.Struct, frozen=True, omit_defaults=True):
     any."""
     times: int = 0
     """How often it has gone on."""
+    answering: Answering | None = None
+    """Who was turned to since; None while it is whom the request names."""
 
 
 _decode = msgspec.json.Decoder(Again).decode
@@ -51,6 +60,12 @@ def unpack(record: StreamRecord) -> Again:
         msgspec.MsgspecError: it is not that.
     """
     return _decode(record.again)
+
+
+def switched(record: StreamRecord, provider: str, model: str | None) -> StreamRecord:
+    """The record of an answer that somebody else gives from now on: after a crash they are asked first."""
+    again = msgspec.structs.replace(unpack(record), answering=Answering(provider, model))
+    return msgspec.structs.replace(record, again=encode(again))
 
 
 def settled(record: StreamRecord) -> StreamRecord:

@@ -38,11 +38,11 @@ from wsstream.flow import SendWindow
 from wsstream.limits import NO_QUOTAS, Quotas
 from wsstream.messages import ChatConfig, ChatRequested, ChunkWriter, HistoryMessage, digest_of
 from wsstream.orphans import Continue, OrphanPolicy, Pause, StopAfter, StopAfterChunks, parse_policy
-from wsstream.producer import Limits, Plan, Prepare, Producer, Target, continues
+from wsstream.producer import Limits, Plan, Prepare, Producer, Target
 from wsstream.providers.base import Provider
 from wsstream.recovery import NO_CALLBACKS, OnFailure, OnInterrupt, RetryPolicy
 from wsstream.rejections import Reason, Rejections
-from wsstream.restarts import Again, Survival, settled, unpack
+from wsstream.restarts import Again, Survival, settled, switched, unpack
 from wsstream.sessions import RESTARTED, Conversation, Sessions, end_of_interrupted
 from wsstream.shelf import Shelf
 from wsstream.stores.base import Store, StoredLog, StreamRecord
@@ -122,6 +122,10 @@ class Stream:
     def on_finished(self, log: ChunkLog) -> None:
         """Its outcome is stored."""
         self._keeper.on_finished(self, log)
+
+    def on_switch(self, target: Target) -> None:
+        """Another provider is asked from now on."""
+        self._keeper.on_switch(self, target)
 
     def on_task_over(self, _task: asyncio.Task[None]) -> None:
         """Its producer is done."""
@@ -312,14 +316,14 @@ class Streams:
         stream = self._make(record, Continue())
         stream.log.go_on_from(stored.bodies, stored.kinds)
         self._enter(stream)
+        course: Course | None = None
         try:
             stream.policy = parse_policy(again.config.on_orphan, self._config)
-            target = self._target(record.model, again.config)
-            plan = self._plan(again.config, target)
-            is_able = _survives(target, plan) and again.provider == self._provider_name(again.config)
+            if again.provider == self._provider_name(again.config):
+                course = self._course(record, again)
         except BadRequest:  # this server has other providers
-            is_able = False
-        if not is_able:
+            pass
+        if course is None:
             stream.log.when_finished(lambda log: self._keep(stream, log))
             stream.log.finish(end_of_interrupted(record, False, stored)[0])
             return
@@ -327,8 +331,23 @@ class Streams:
         for watcher in self.watchers:
             watcher.on_started(stream, ChatRequested(record.request_id, config=again.config))
         prepare = _preparing(record, again.config, self._messages.again(record, again.messages, again.unheard))
-        self._run(stream, target, prepare, plan, again)
+        self._run(stream, course.target, prepare, course.plan, again, course.begins_at)
         self.on_deserted(stream)
+
+    def _course(self, record: StreamRecord, again: Again) -> Course | None:
+        """Who goes on with an answer after a crash: whoever was giving it, else the next who can; None: nobody.
+
+        Raises:
+            BadRequest: there is no such provider any more.
+        """
+        target = self._target(record.model, again.config)
+        plan = self._plan(again.config, target)
+        order = [target, *plan.fallbacks]
+        if again.answering is not None:
+            order = order[_place(order, again.answering.provider, again.answering.model) :]
+        while order and not _survives(order[0], plan):
+            order.pop(0)
+        return Course(target, plan._replace(fallbacks=order[1:]), order[0]) if order else None
 
     def _provider_name(self, config: ChatConfig) -> str:
         return config.provider or self._config.provider or ""
@@ -371,7 +390,7 @@ class Streams:
         target = self._target(self._model(asked, config), config)
         plan = self._plan(config, target)
         again = b""
-        if self._store.durable and _survives(target, plan):
+        if self._store.durable and any(_survives(one, plan) for one in (target, *plan.fallbacks)):
             unheard = [other.stream_id for other in self.of_session(session_id, owner) if not other.log.ending]
             again = self._survival.pack(asked, self._provider_name(config), unheard)
         earlier = self._messages.earlier(key)  # before anything of this request: that is written as one
@@ -471,13 +490,36 @@ class Streams:
         self._sessions.setdefault(record.session_key, []).append(record.stream_id)
         self._requests[record.session_key, record.request_id] = record.stream_id
 
-    def _run(self, stream: Stream, target: Target, request: Prepare, plan: Plan, again: Again | None = None) -> None:
+    def on_switch(self, stream: Stream, target: Target) -> None:
+        """Somebody else is asked for ``stream``: keep who, in the commit with what they say or before it."""
+        stream.record = switched(stream.record, target.name, target.model)
+        self._store.update(stream.record, stream.on_stored)
+
+    def _run(
+        self,
+        stream: Stream,
+        target: Target,
+        request: Prepare,
+        plan: Plan,
+        again: Again | None = None,
+        begins_at: Target | None = None,
+    ) -> None:
         self._started += 1
         self._running.add(stream)
         self._running_of[stream.owner] = self._running_of.get(stream.owner, 0) + 1
         self._idle.clear()
         age, tries = (0.0, 0) if again is None else (max(0.0, time.time() - stream.record.created), again.times)
-        stream.producer = Producer(target, request, stream.log, self._limits, plan, age=age, tries=tries)
+        stream.producer = Producer(
+            target,
+            request,
+            stream.log,
+            self._limits,
+            plan,
+            age=age,
+            tries=tries,
+            begins_at=begins_at,
+            on_switch=stream.on_switch if stream.record.again else None,
+        )
         stream.task = stream.producer.start()
         stream.task.add_done_callback(stream.on_task_over)
         stream.log.when_finished(stream.on_finished)
@@ -906,12 +948,26 @@ def _text(content: str | list[dict[str, object]] | None) -> str:
     return "".join(str(part.get("text", "")) for part in content)
 
 
+class Course(NamedTuple):
+    """How an answer goes on that a crash cut off."""
+
+    target: Target
+    """Whom the request names."""
+    plan: Plan
+    """Its fallbacks are those that are left."""
+    begins_at: Target
+    """Who is asked first."""
+
+
+def _place(order: list[Target], provider: str, model: str | None) -> int:
+    """Where somebody stands in a list; its start, where this server knows them no more."""
+    places = [n for n, target in enumerate(order) if (target.name, target.model) == (provider, model)]
+    return places[0] if places else 0
+
+
 def _survives(target: Target, plan: Plan) -> bool:
     """Whether an answer of ``target`` can go on after a crash."""
-    if plan.on_interrupt is not OnInterrupt.CONTINUE or not continues(target.provider):
-        return False
-    suits: Callable[[str | None], bool] | None = getattr(target.provider, "suits", None)
-    return suits is None or suits(target.model)
+    return plan.on_interrupt is OnInterrupt.CONTINUE and target.continues
 
 
 def _preparing(record: StreamRecord, config: ChatConfig, conversation: Conversation) -> Prepare:

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator
 
 from wsstream.chunks import ChatRequest, Delta, Finish, Kind
-from wsstream.errors import ContentFiltered
+from wsstream.errors import ContentFiltered, ProviderError
 from wsstream.providers.base import Sink
 
 
@@ -139,5 +139,24 @@ class Counting:
         """Nothing is shared."""
 
 
+class Fickle:
+    """Names its model, word by word, behind what was said before; the model "first" wants to be asked twice for that."""
+
+    continues = True
+
+    async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
+        """Say who is asked, to the number in the message."""
+        if request.model == "first" and not request.prefix:
+            raise ProviderError("not yet", recoverable=False)
+        for number in range(len(request.prefix.split()), int(str(request.messages[-1].content))):
+            sink.put([Delta(f"{request.model}-{number} ")])
+            await asyncio.sleep(0.01)
+        return Finish()
+
+    async def close(self) -> None:
+        """Nothing is shared."""
+
+
+fickle = Fickle()
 counting = Counting()
 quick_counting = Counting(0.003, quotes=False)
