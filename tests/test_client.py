@@ -19,7 +19,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from tests.proxy import Proxy
 from wsstream import client_protocol as core
-from wsstream import errors
+from wsstream import errors, said
 from wsstream.chunks import ChatMessage, ChatRequest, Delta, Kind, Outcome, StreamState
 from wsstream.client import (
     ChatStream,
@@ -34,7 +34,7 @@ from wsstream.client import (
 )
 from wsstream.client import connect as connect_really
 from wsstream.config import Config
-from wsstream.errors import CloseCode, ConnectionFailed, ErrorType, LocalError
+from wsstream.errors import CloseCode, ConnectionFailed, ErrorType, LocalError, RequestError
 from wsstream.server import Server
 
 pytestmark = pytest.mark.usefixtures("quick_stop")
@@ -250,6 +250,23 @@ async def test_history() -> None:
         ]
         assert (told.messages[1].content, last.is_complete) == (whole, False)
         assert (other.session_id, other.messages) == ("nobody", [])
+
+
+async def test_a_long_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read to its beginning, page by page, or one page of it."""
+    monkeypatch.setattr(said, "PAGE", 3)
+    async with serving() as server, connect(url_of(server), session_id="mine") as client:
+        for _ in range(4):
+            await read(await client.chat("hello", model=FAST))
+        whole = await client.history()
+        newest = await client.history(limit=5)
+        oldest = await client.history("mine", before=newest.messages[0].id, limit=5)
+        rest = await client.history(before=newest.messages[0].id)
+        with pytest.raises(RequestError):
+            await client.history(before="gone")
+    assert [len(told.messages) for told in (whole, newest, oldest, rest)] == [8, 5, 3, 3]
+    assert [*oldest.messages, *newest.messages] == whole.messages == [*rest.messages, *newest.messages]
+    assert [told.more for told in (whole, newest, oldest, rest)] == [False, True, False, False]
 
 
 async def test_history_across_a_loss() -> None:

@@ -31,6 +31,7 @@ CORE = (
     "structured",
     "writers",
     "content",
+    "said",
 )
 QUIET = {
     "__future__",

@@ -18,6 +18,7 @@ from wsstream.errors import BadRequest, Capacity, ProviderError
 from wsstream.messages import ChatConfig, ChatRequested
 from wsstream.providers.base import Provider, Sink
 from wsstream.restarts import MOST, Again, Answering, Survival, settled, switched, unpack
+from wsstream.said import Said
 from wsstream.sessions import answer_message
 from wsstream.stores.base import End, StoredLog, StoredMessage, StreamRecord, StreamSummary
 from wsstream.stores.memory import MemoryStore
@@ -225,7 +226,7 @@ def crashed(asked: ChatRequested = ASKED, **fields: Any) -> Crashed:
         StoredMessage("m1", record.session_key, "user", "before", 1.0),
         StoredMessage("m2", record.session_key, "assistant", "said", 1.0),
         StoredMessage("m3", record.session_key, "user", "hi", 2.0),
-        answer_message(record, "", complete=False),
+        answer_message(record, Said(), complete=False),
         StoredMessage("m5", record.session_key, "user", "later", 3.0),
     ):
         store.save_message(message)
@@ -350,7 +351,7 @@ async def test_they_are_never_refused() -> None:
     store = crashed()
     other = msgspec.structs.replace(store.logs[0].record, stream_id="s_2", request_id="q")
     store.logs.append(StoredLog(other, [], b"", None))
-    store.save_message(answer_message(other, "", complete=False))
+    store.save_message(answer_message(other, Said(), complete=False))
     h = House(store, max_running_streams=1)
     await h.open()
     assert h.streams.statistics().running == 2

@@ -146,7 +146,7 @@ async def test_an_answer_that_ends_where_it_begins(spawn: Spawn, sqlite: str) ->
 
 
 async def test_whoever_was_answering_is_asked_first(spawn: Spawn, sqlite: str) -> None:
-    """An answer that another model was turned to for goes on with that model, crash by crash, and says so at its end."""
+    """Where another model was turned to, an answer goes on with that one, crash by crash, and says so at its end."""
     fickle = "tests.data.scripted:fickle"
     config = {"model": "first", "fallback": [f"{fickle}:second", f"{fickle}:third"]}
     server = await spawn("--provider", fickle, "--store", sqlite)

@@ -6,8 +6,9 @@ from typing import Any
 
 from tests.virtual import in_virtual_time
 from wsstream.chunklog import ChunkLog
-from wsstream.chunks import ChatMessage, Delta, Kind, Outcome, StreamState, Usage
+from wsstream.chunks import ChatMessage, Delta, Kind, Outcome, StreamState, ToolCall, Usage
 from wsstream.messages import ChatRequested, encode, rewind_body
+from wsstream.said import Said
 from wsstream.sessions import Sessions, answer_message, end_of_interrupted
 from wsstream.stores.base import StoredLog, StreamRecord
 from wsstream.stores.memory import MemoryStore
@@ -43,7 +44,7 @@ async def test_a_conversation_goes_on() -> None:
     talk = Talk()
     record, given = await talk.ask(message="hi")
     assert given == [ChatMessage("user", "hi")]
-    talk.sessions.end(record, "hello", COMPLETE)
+    talk.sessions.end(record, Said("hello"), COMPLETE)
     _, given = await talk.ask(message="and?")
     assert given == [ChatMessage("user", "hi"), ChatMessage("assistant", "hello"), ChatMessage("user", "and?")]
     assert await talk.said() == [("user", "hi"), ("assistant", "hello"), ("user", "and?"), ("assistant", "")]
@@ -81,7 +82,7 @@ async def test_an_answer_has_one_message() -> None:
     record, _ = await talk.ask(message="hi")
     (_, before), _ = await talk.sessions.history("ses", lambda _: None)
     assert (before.content, before.is_complete, before.stream_id) == ("", False, record.stream_id)
-    talk.sessions.end(record, "hello", COMPLETE)
+    talk.sessions.end(record, Said("hello"), COMPLETE)
     (_, after), _ = await talk.sessions.history("ses", lambda _: None)
     assert (after.id, after.content, after.is_complete, after.usage) == (before.id, "hello", True, Usage(3, 4))
     assert after.last_chunk_id is None
@@ -92,7 +93,7 @@ async def test_an_answer_that_ended_badly_is_incomplete() -> None:
     """What it said is kept, and the next request builds on it."""
     talk = Talk()
     record, _ = await talk.ask(message="hi")
-    talk.sessions.end(record, "half", Outcome(StreamState.FAILED, 1, error_type="provider_error"))
+    talk.sessions.end(record, Said("half"), Outcome(StreamState.FAILED, 1, error_type="provider_error"))
     messages, _ = await talk.sessions.history("ses", lambda _: None)
     assert [message.is_complete for message in messages] == [True, False]
     _, given = await talk.ask(message="go on")
@@ -123,6 +124,34 @@ async def test_a_session_has_a_title_until_it_is_deleted() -> None:
     assert await talk.sessions.history("ses", lambda _: None) == ([], None)
 
 
+CALL = ToolCall("c", "add", '{"a":1}')
+
+
+@in_virtual_time
+async def test_calls_and_thoughts_are_kept() -> None:
+    """History shows what an answer called and thought, then and later; the next provider is told of the call."""
+    talk = Talk()
+    record, _ = await talk.ask(message="hi")
+    log = ChunkLog(record.stream_id, "e", talk.store)
+    lines = '{"index":0,"id":"c","name":"add"}\n{"index":0,"arguments":"{\\"a\\":1}"}\n'
+    log.append([Delta("hm", Kind.REASONING), Delta("I add", Kind.TEXT), Delta(lines, Kind.TOOL_CALL)])
+    (_, running), _ = await talk.sessions.history("ses", lambda stream_id: log)
+    talk.sessions.end(record, log.whole_said(), COMPLETE)
+    (_, ended), _ = await talk.sessions.history("ses", lambda _: None)
+    for message in (running, ended):
+        assert (message.content, message.reasoning, message.tool_calls) == ("I add", "hm", [CALL])
+    result = ChatMessage("tool", "2", tool_call_id="c")
+    called = {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
+    turns = [ChatMessage("user", "hi"), ChatMessage("assistant", "I add", tool_calls=[called]), result]
+    record, given = await talk.ask(messages=turns)
+    assert given == turns
+    talk.sessions.end(record, Said("two"), COMPLETE)
+    _, given = await talk.ask(message="thanks")
+    assert given == [*turns, ChatMessage("assistant", "two"), ChatMessage("user", "thanks")]
+    shown, _ = await talk.sessions.history("ses", lambda _: None)
+    assert [(message.role, message.tool_call_id) for message in shown[2:4]] == [("tool", "c"), ("assistant", None)]
+
+
 # -- after a crash
 
 
@@ -139,7 +168,7 @@ def test_what_a_crash_cut_off_is_interrupted() -> None:
     assert (outcome.state, outcome.final_chunk_id, outcome.error_type) == ("interrupted", 3, "interrupted")
     assert outcome.recoverable
     assert (message.content, message.is_complete, message.stream_id) == ("hello", False, "s_1")
-    assert message.message_id == answer_message(record, "", complete=False).message_id
+    assert message.message_id == answer_message(record, Said(), complete=False).message_id
 
 
 def test_what_was_cancelled_stays_cancelled() -> None:
@@ -156,6 +185,14 @@ def test_what_was_withdrawn_is_not_in_the_message() -> None:
     """A rewind holds for the message too."""
     record, log = _log((b"a", Kind.TEXT), (b"b", Kind.TEXT), (rewind_body(1, "policy"), Kind.REWIND), (b"c", Kind.TEXT))
     assert end_of_interrupted(record, False, log)[1].content == "ac"
+
+
+def test_what_was_thought_and_called_outlives_a_crash() -> None:
+    """The message that is made after the crash has them as any other."""
+    line = encode('{"index":0,"id":"c","name":"add","arguments":"{"}\n')[1:-1]
+    record, log = _log((b"hm", Kind.REASONING), (line, Kind.TOOL_CALL))
+    _, message = end_of_interrupted(record, False, log)
+    assert (message.reasoning, message.tool_calls) == ("hm", [ToolCall("c", "add", "{")])
 
 
 def test_a_message_is_decoded() -> None:

@@ -13,7 +13,7 @@ from tests.answers import answered, begun, history, said, until
 from tests.conftest import SCRIPTED, Serve
 from tests.data.scripted import Scripted
 from tests.native import Answer, Native, connected, frame
-from wsstream.chunks import ChatMessage, Finish, Usage
+from wsstream.chunks import ChatMessage, Finish, Kind, Usage
 from wsstream.errors import ContentFiltered
 from wsstream.stores.base import StoredMessage
 
@@ -163,6 +163,68 @@ async def test_history_while_an_answer_ends(
     assert (answer["content"], answer["is_complete"], "last_chunk_id" in answer) == ("text", True, False)
 
 
+LINES = (
+    json.dumps({"index": 0, "id": "c", "name": "add"}) + "\n",
+    json.dumps({"index": 0, "arguments": '{"a":1}'}) + "\n",
+)
+
+
+async def test_thoughts_and_calls_are_told_and_taken_up(serve: Serve, scripted: Scripted, store: str) -> None:
+    """While an answer runs and later, history has all it holds; a tool's result joins it, and the provider is told."""
+    server = await serve(provider=SCRIPTED, store=store)
+    async with connected(server, session_id="mine") as native, connected(server, session_id="mine") as tab:
+        stream_id, run = await begun(native, scripted)
+        run.put("hm", kind=Kind.REASONING)
+        run.put("so")
+        run.put(LINES[0], kind=Kind.TOOL_CALL)
+        await native.read(stream_id, to=3)
+        running = (await history(tab))["messages"][-1]
+        run.put(LINES[1], kind=Kind.TOOL_CALL)
+        run.finish(Finish("tool_calls"))
+        await native.read(stream_id)
+        ended = (await history(tab))["messages"][-1]
+        turns = [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": "so", "tool_calls": [{"id": "c", "type": "function", "function": {}}]},
+            {"role": "tool", "tool_call_id": "c", "content": "2"},
+        ]
+        await answered(native, scripted, "two", messages=turns, message=None)
+        await answered(native, scripted, "fine", message="thanks")
+        whole = (await history(tab))["messages"]
+    for message, arguments in ((running, ""), (ended, '{"a":1}')):
+        assert (message["content"], message["reasoning"]) == ("so", "hm")
+        assert message["tool_calls"] == [{"id": "c", "name": "add", "arguments": arguments}]
+    assert [(message["role"], message.get("tool_call_id")) for message in whole] == [
+        *[("user", None), ("assistant", None), ("tool", "c")],
+        *[("assistant", None), ("user", None), ("assistant", None)],
+    ]
+    call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
+    assert scripted.last.request.messages == [
+        ChatMessage("user", "hi"),
+        ChatMessage("assistant", "so", tool_calls=[call]),
+        ChatMessage("tool", "2", tool_call_id="c"),
+        ChatMessage("assistant", "two"),
+        ChatMessage("user", "thanks"),
+    ]
+
+
+async def test_pages(serve: Serve, scripted: Scripted, store: str) -> None:
+    """A long conversation is read from its end, page by page, within the size of a message."""
+    server = await serve(provider=SCRIPTED, store=store)
+    async with connected(server, session_id="mine") as native:
+        for _ in range(3):
+            await answered(native, scripted, "x" * 100_000)
+        pages = [await history(native)]
+        while pages[0].get("more"):
+            pages.insert(0, await history(native, before=pages[0]["messages"][0]["id"]))
+        assert [len(page["messages"]) for page in pages] == [2, 4]
+        assert all(len(json.dumps(page)) < 257 * 1024 for page in pages)
+        assert [role for page in pages for role, _ in said(page)] == ["user", "assistant"] * 3
+        await native.send("get_history", before="gone")
+        assert (await native.until("error"))["error_type"] == "bad_request"
+        assert len((await history(native, limit=1))["messages"]) == 1
+
+
 async def test_one_history_at_a_time(serve: Serve, scripted: Scripted, sqlite: str) -> None:
     """A second question is refused while the first is being answered, and answered after that."""
     server = await serve(provider=SCRIPTED, store=sqlite)
@@ -203,7 +265,11 @@ async def test_a_large_history_waits_for_a_slow_reader(serve: Serve, scripted: S
         assert len(server.registry) == 1
         native.socket.transport.resume_reading()
         told = await native.until("history")
-        assert len(told["messages"][1]["content"]) == 300_000
+        (page,) = told["messages"]
+        assert (len(page["content"]), told["more"]) == (700_000, True)
+        (page,) = (await history(native, before=page["id"], limit=1))["messages"]
+        (page,) = (await history(native, before=page["id"]))["messages"]
+        assert len(page["content"]) == 300_000
         run.finish()
         assert (await native.read(stream_id)).last == 700
 

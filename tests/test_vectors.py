@@ -150,7 +150,7 @@ class Player:
         self.end.cancel(self.readers[name].view)
 
     def do_history(self, session_id: str | None, step: dict[str, Any]) -> None:
-        self.end.get_history(session_id)
+        self.end.get_history(session_id, step.get("before"), step.get("limit"))
 
     def do_token(self, token: str | None, step: dict[str, Any]) -> None:
         if token is None:

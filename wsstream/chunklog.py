@@ -21,6 +21,7 @@ from wsstream.chunks import Chunk, Delta, Kind, Outcome, StreamState
 from wsstream.errors import ResumeAhead
 from wsstream.flow import SendWindow
 from wsstream.messages import StreamStatus, decode_body, encode, rewind_body, standing, text_of
+from wsstream.said import Said, said_of
 from wsstream.stores.base import Store
 
 _KINDS = [bytes((kind,)) for kind in Kind]
@@ -423,6 +424,17 @@ class ChunkLog:
     def whole_text(self) -> str:
         """The same, with what is not committed yet."""
         return self._text(len(self))
+
+    def said(self) -> Said:
+        """All that the answer has said so far, without what was withdrawn."""
+        return self._said(self.tail)
+
+    def whole_said(self) -> Said:
+        """The same, with what is not committed yet."""
+        return self._said(len(self))
+
+    def _said(self, last: int) -> Said:
+        return said_of(self.bodies(1, last), self._kinds[:last]) if any(self._kinds) else Said(self._text(last))
 
     def _text(self, last: int) -> str:
         if not any(self._kinds):

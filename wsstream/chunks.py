@@ -110,6 +110,14 @@ class Outcome(msgspec.Struct, frozen=True):
     parsed: Any = None
 
 
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call of a tool that a model asks for. ``arguments`` is a text: JSON, when all of it is there."""
+
+    id: str
+    name: str
+    arguments: str = ""
+
+
 class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """One turn of a conversation. ``content`` is text, or the provider's own list of parts.
 

@@ -56,7 +56,7 @@ OPEN_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 1.0
 """Seconds that leaving may take: what waits to be sent, and the closing handshake."""
 MAX_MESSAGE = 64 * 1024 * 1024
-"""Bytes of the largest message read: a long conversation's history is one."""
+"""Bytes of the largest message read: the history of one very long answer is one."""
 
 TOKEN_TIMEOUT = 10.0
 """Seconds that a function may take to give a token."""
@@ -514,20 +514,38 @@ class Client:
         self._act()
         return stream
 
-    async def history(self, session_id: str | None = None) -> m.History:
+    async def history(
+        self, session_id: str | None = None, *, before: str | None = None, limit: int | None = None
+    ) -> m.History:
         """The messages of the client's session, or of another one, however many connections it takes to get them.
 
         The message of an answer that still runs has its text so far: `follow` its ``stream_id`` from its
         ``last_chunk_id`` for the rest.
 
+        Args:
+            session_id: another session.
+            before: only messages that are older than the one of this id.
+            limit: one page of so many, or fewer where they are large; ``more`` says whether there are older ones. All
+                messages are read, page by page, where it is None.
+
         Raises:
             RequestError: the server cannot tell.
             ConnectionFailed: the server cannot be reached.
         """
+        answer = await self._page(session_id, before, limit)
+        if limit is not None:
+            return answer
+        pages = [answer.messages]
+        while answer.more and pages[-1]:
+            answer = await self._page(session_id, pages[-1][0].id, None)
+            pages.append(answer.messages)
+        return msgspec.structs.replace(answer, messages=[said for page in reversed(pages) for said in page])
+
+    async def _page(self, session_id: str | None, before: str | None, limit: int | None) -> m.History:
         self._ensure_running()
         answer: asyncio.Future[m.History] = self._loop.create_future()
         self._questions.append(answer)
-        self._protocol.get_history(session_id)
+        self._protocol.get_history(session_id, before, limit)
         self._act()
         return await answer
 

@@ -370,12 +370,12 @@ class ClientProtocol:
         """Ask for the session's streams; the answer is a `Told`."""
         self._send(m.ListStreams())
 
-    def get_history(self, session_id: str | None = None) -> None:
-        """Ask for a session's messages, on this connection or the next; the answer is an `Answered`, one per question.
+    def get_history(self, session_id: str | None = None, before: str | None = None, limit: int | None = None) -> None:
+        """Ask for a page of a session's messages, on this connection or the next: at most ``limit`` before ``before``.
 
-        Servers take one such question at a time, so the next waits for the answer.
+        The answer is an `Answered`, one per question. Servers take one such question at a time, so the next waits.
         """
-        self._questions.append(m.GetHistory(session_id=session_id))
+        self._questions.append(m.GetHistory(session_id, before, limit))
         if len(self._questions) == 1:
             self._ask_history()
 

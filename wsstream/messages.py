@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from wsstream.chunks import ChatMessage, Kind, Outcome, Receipt, StreamInfo, Usage
+from wsstream.chunks import ChatMessage, Kind, Outcome, Receipt, StreamInfo, ToolCall, Usage
 from wsstream.errors import MalformedMessage, UnknownMessage, WsstreamError
 
 MAX_ID = 2**53 - 1
@@ -22,6 +22,7 @@ ChunkId = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 SessionId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:~-]{1,128}\Z")]
+PageSize = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Title = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Timestamp = int | float | str | None
 
@@ -113,9 +114,11 @@ class ListStreams(_Message, tag="list_streams"):
 
 
 class GetHistory(_Message, tag="get_history"):
-    """Asks for the session's messages."""
+    """Asks for the session's messages: the newest ones older than ``before``."""
 
     session_id: SessionId | None = None
+    before: Name | None = None
+    limit: PageSize | None = None
 
 
 class RenameSession(_Message, tag="rename_session"):
@@ -291,14 +294,18 @@ class HistoryMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     stream_id: str | None = None
     usage: Usage | None = None
     last_chunk_id: ChunkId | None = None
+    reasoning: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
 
 
 class History(_Message, tag="history"):
-    """The session's messages, oldest first."""
+    """The session's messages, oldest first. ``more``: there are older ones."""
 
     session_id: str
     messages: list[HistoryMessage]
     title: str | None = None
+    more: bool = False
 
 
 class SessionChanged(_Message, tag="session_changed"):
@@ -524,11 +531,11 @@ def text_of(bodies: Sequence[bytes], kinds: Sequence[int]) -> str:
     return decode_body(b"".join([body for _, body in standing(bodies, kinds)]))
 
 
-def standing(bodies: Sequence[bytes], kinds: Sequence[int]) -> list[tuple[int, bytes]]:
-    """The ids and bodies of the text among the chunks 1 … n that no rewind withdrew."""
+def standing(bodies: Sequence[bytes], kinds: Sequence[int], wanted: Kind = Kind.TEXT) -> list[tuple[int, bytes]]:
+    """The ids and bodies of the text, or of what is ``wanted``, among the chunks 1 … n that no rewind withdrew."""
     parts: list[tuple[int, bytes]] = []
     for chunk_id, (body, kind) in enumerate(zip(bodies, kinds, strict=False), 1):
-        if kind == Kind.TEXT:
+        if kind == wanted:
             parts.append((chunk_id, body))
         elif kind == Kind.REWIND:
             to = read_rewind(body).to_chunk_id

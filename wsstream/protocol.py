@@ -434,9 +434,9 @@ class ServerProtocol:
         """Answer a list_streams."""
         self._send(m.StreamList(streams=streams))
 
-    def tell_history(self, session_id: str, messages: list[m.HistoryMessage], title: str | None) -> None:
+    def tell_history(self, history: m.History) -> None:
         """Answer a get_history."""
-        self._send(m.History(session_id=session_id, messages=messages, title=title))
+        self._send(history)
 
     def tell_session_changed(self, change: m.SessionChanged) -> None:
         """The session was renamed or deleted, or an answer has begun in it."""

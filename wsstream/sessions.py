@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Collection
 from wsstream.chunklog import ChunkLog
 from wsstream.chunks import ChatMessage, Outcome, Receipt, StreamState
 from wsstream.errors import Interrupted
-from wsstream.messages import ChatRequested, HistoryMessage, text_of
+from wsstream.messages import ChatRequested, HistoryMessage
+from wsstream.said import Said, conversation, said_of
 from wsstream.stores.base import Store, StoredLog, StoredMessage, StreamRecord
 
 RESTARTED = "The server was restarted"
@@ -32,21 +33,18 @@ class Sessions:
         """Note a request and the answer to come; gives what waits for the whole conversation, for the provider.
 
         A request with only a new message continues what is stored. One with a list of messages says itself what was
-        said before; of those, the last is noted if it is the user's.
+        said before; of those, the last is noted if it is the user's, or the results of tools that are last.
         """
-        new = ChatMessage("user", asked.message or "") if asked.messages is None else asked.messages[-1]
-        if new.role == "user":
-            self._store.save_message(
-                StoredMessage(_message_id(), record.session_key, new.role, new.content or "", record.created)
-            )
-        self._store.save_message(answer_message(record, "", complete=False))
+        messages = asked.messages
+        new = [ChatMessage("user", asked.message or "")] if messages is None else _news(messages)
+        for message in new:
+            self._store.save_message(_noted(record, message))
+        self._store.save_message(answer_message(record, Said(), complete=False))
 
-        async def conversation() -> list[ChatMessage]:
-            if asked.messages is not None:
-                return asked.messages
-            return [*_said(await earlier), new]
+        async def whole() -> list[ChatMessage]:
+            return conversation(await earlier, new) if messages is None else messages
 
-        return conversation
+        return whole
 
     def again(self, record: StreamRecord, messages: list[ChatMessage] | None, unheard: Collection[str]) -> Conversation:
         """As `begin`, of a request that was noted before: what was said up to its answer, or ``messages``.
@@ -60,21 +58,21 @@ class Sessions:
             Interrupted: the session is gone.
         """
 
-        async def conversation() -> list[ChatMessage]:
+        async def whole() -> list[ChatMessage]:
             if messages is not None:
                 return messages
             stored = await self._store.history(record.session_key)
             place = next((n for n, message in enumerate(stored) if message.stream_id == record.stream_id), 0)
             if not place:
                 raise Interrupted(RESTARTED)
-            return _said([message for message in stored[:place] if message.stream_id not in unheard])
+            return conversation([message for message in stored[:place] if message.stream_id not in unheard], [])
 
-        return conversation
+        return whole
 
-    def end(self, record: StreamRecord, text: str, outcome: Outcome) -> None:
+    def end(self, record: StreamRecord, said: Said, outcome: Outcome) -> None:
         """Note what an answer said in the end."""
         complete = outcome.state is StreamState.COMPLETE
-        self._store.save_message(answer_message(record, text, complete=complete, outcome=outcome))
+        self._store.save_message(answer_message(record, said, complete=complete, outcome=outcome))
 
     async def history(
         self, session_id: str, running: Callable[[str], ChunkLog | None]
@@ -98,18 +96,20 @@ class Sessions:
 
 
 def answer_message(
-    record: StreamRecord, content: str, *, complete: bool, outcome: Outcome | None = None
+    record: StreamRecord, said: Said, *, complete: bool, outcome: Outcome | None = None
 ) -> StoredMessage:
     """The message of an answer; its id is made from the stream's, so that a renewed one keeps it."""
     return StoredMessage(
         message_id="m_" + record.stream_id.removeprefix("s_"),
         session_id=record.session_key,
         role="assistant",
-        content=content,
+        content=said.text,
         created=record.created,
         is_complete=complete,
         stream_id=record.stream_id,
         usage=outcome.usage if outcome else None,
+        reasoning=said.reasoning or None,
+        tool_calls=list(said.tool_calls) or None,
     )
 
 
@@ -130,24 +130,43 @@ def end_of_interrupted(record: StreamRecord, cancelled: bool, log: StoredLog) ->
         )
     if record.note:
         return outcome, None  # it is no answer
-    return outcome, answer_message(record, text_of(log.bodies, log.kinds), complete=False, outcome=outcome)
+    return outcome, answer_message(record, said_of(log.bodies, log.kinds), complete=False, outcome=outcome)
 
 
-def _said(messages: list[StoredMessage]) -> list[ChatMessage]:
-    return [ChatMessage(message.role, message.content) for message in messages if message.content]
+def _news(messages: list[ChatMessage]) -> list[ChatMessage]:
+    """What a request says that the session does not know: what the user says, or the results of the tools."""
+    begin = len(messages)
+    while begin and messages[begin - 1].role == "tool":
+        begin -= 1
+    return messages[begin:] or [message for message in messages[-1:] if message.role == "user"]
+
+
+def _noted(record: StreamRecord, message: ChatMessage) -> StoredMessage:
+    return StoredMessage(
+        _message_id(),
+        record.session_key,
+        message.role,
+        message.content or "",
+        record.created,
+        tool_call_id=message.tool_call_id,
+    )
 
 
 def _shown(message: StoredMessage, running: Callable[[str], ChunkLog | None]) -> HistoryMessage:
     log = running(message.stream_id) if message.stream_id is not None else None
+    said = None if log is None else log.said()
     return HistoryMessage(
         id=message.message_id,
         role=message.role,
-        content=message.content if log is None else log.text(),
+        content=message.content if said is None else said.text,
         created=message.created,
         is_complete=message.is_complete,
         stream_id=message.stream_id,
         usage=message.usage,
         last_chunk_id=None if log is None else log.tail,
+        reasoning=message.reasoning if said is None else said.reasoning or None,
+        tool_calls=message.tool_calls if said is None else list(said.tool_calls) or None,
+        tool_call_id=message.tool_call_id,
     )
 
 

@@ -482,7 +482,7 @@ class Streams:
         if stream.record.again:
             stream.record = settled(stream.record)
             self._store.update(stream.record, stream.on_stored)  # it may not even have begun for the store
-        self._messages.end(stream.record, stream.log.whole_text(), outcome)
+        self._messages.end(stream.record, stream.log.whole_said(), outcome)
 
     def _enter(self, stream: Stream) -> None:
         record = stream.record

@@ -3,6 +3,10 @@ import { element } from "./elements.js";
 import { Answer, notice, Question } from "./message.js";
 import { publish } from "./tabs.js";
 
+/** Messages that are read at once. */
+const PAGE = 60;
+/** Those among which one is looked for that has just begun. */
+const NEWEST = 20;
 /** A request must fit into one message of the wire, with room for the rest of it. */
 const MOST_CONTEXT = 48 * 1024;
 
@@ -11,6 +15,8 @@ export class Conversation {
   /** @type {(Question|Answer)[]} */
   messages = [];
   restored = false;
+  /** The oldest message on the page, and whether the one before it was replaced with it. */
+  #oldest = ""; #cut = false;
 
   constructor(id, { client, sessions, recall, hooks }) {
     Object.assign(this, { id, client, sessions, recall, hooks });
@@ -25,16 +31,52 @@ export class Conversation {
     if (this.restored) return;
     this.restored = true;
     let history;
-    try { history = await this.client.history(this.id); }
+    // Where answers were replaced, the page says itself what was said before: then it needs all of it.
+    const limit = this.sessions.replaced(this.id).size ? undefined : PAGE;
+    try { history = await this.client.history(this.id, { limit }); }
     catch (error) { return this.#restoreFailed(error); }
     // Asked something before the history came: what is on the page is newer.
     if (!this.isEmpty) return;
     if (!history.messages.length) return this.notify("The server has nothing of this conversation any more.");
     if (history.title) this.sessions.rename(this.id, history.title);
-    const replaced = this.sessions.replaced(this.id);
-    const gone = new Set(history.messages.flatMap(({ stream_id }, at) => replaced.has(stream_id) ? [at, at - 1] : []));
-    history.messages.forEach((message, at) => { if (!gone.has(at)) this.#restoreOne(message); });
+    this.#restorePage(history);
     this.hooks.changed(this);
+  }
+
+  /** Messages that stand before all others on the page. */
+  #restorePage({ messages, more }) {
+    const replaced = this.sessions.replaced(this.id);
+    const gone = new Set(messages.flatMap(({ stream_id }, at) => replaced.has(stream_id) ? [at, at - 1] : []));
+    if (this.#cut) gone.add(messages.length - 1);
+    this.#cut = gone.has(-1);
+    this.#oldest = messages[0]?.id ?? "";
+    const newer = this.messages.splice(0);
+    const first = this.node.firstChild;
+    messages.forEach((message, at) => { if (!gone.has(at)) this.#restoreOne(message, first); });
+    if (more) this.node.prepend(this.#earlierButton());
+    this.messages.push(...newer);
+  }
+
+  #earlierButton() {
+    const button = element("button", { type: "button", className: "earlier" }, "Earlier messages");
+    button.addEventListener("click", () => this.#readEarlier(button));
+    return button;
+  }
+
+  async #readEarlier(button) {
+    button.disabled = true;
+    let history;
+    try { history = await this.client.history(this.id, { before: this.#oldest, limit: PAGE }); }
+    catch (error) {
+      button.disabled = false;
+      return this.notify(`Earlier messages could not be read. ${error.message}`);
+    }
+    button.remove();
+    const first = this.node.firstElementChild;
+    this.#restorePage(history);
+    // From here on the browser itself keeps the place, as what stands above is painted.
+    first?.scrollIntoView({ block: "start" });
+    this.node.querySelector(".earlier")?.focus({ preventScroll: true });
   }
 
   #restoreFailed(error) {
@@ -51,13 +93,14 @@ export class Conversation {
 
   #hush() { if (this.node.lastChild?.matches(".notice")) this.node.lastChild.remove(); }
 
-  #restoreOne({ role, content, is_complete, stream_id, last_chunk_id }) {
+  #restoreOne({ role, content, is_complete, stream_id, last_chunk_id, reasoning, tool_calls: toolCalls }, before = null) {
+    if (role === "tool") return;
     const text = typeof content === "string" ? content : (content ?? []).map((part) => part.text ?? "").join("");
-    if (role === "user") return this.#add(this.#question(text));
-    const answer = this.#add(this.#answer());
-    // One that runs is read from its start: the history has only its text.
+    if (role === "user") return this.#add(this.#question(text), before);
+    const answer = this.#add(this.#answer(), before);
+    // One that runs is read from its start, with all it thought.
     if (last_chunk_id !== undefined) return this.#follow(answer, this.client.follow(stream_id));
-    answer.show(text, { complete: is_complete, streamId: stream_id });
+    answer.show(text, { complete: is_complete, streamId: stream_id, reasoning, toolCalls });
     if (stream_id) this.recall.watch(answer);
   }
 
@@ -85,7 +128,7 @@ export class Conversation {
   /** Another browser has begun an answer: its question stands in the history. */
   async discover(streamId) {
     if (!this.restored) return;
-    const { messages } = await this.client.history(this.id);
+    const { messages } = await this.client.history(this.id, { limit: NEWEST });
     const at = messages.findIndex(({ stream_id }) => stream_id === streamId);
     if (at < 0 || this.messages.some((one) => one.streamId === streamId)) return;
     for (const message of messages.slice(Math.max(0, at - 1), at + 1)) this.#restoreOne(message);
@@ -130,10 +173,10 @@ export class Conversation {
     answer.follow(stream);
   }
 
-  #add(message) {
+  #add(message, before = null) {
     this.#hush();
     this.messages.push(message);
-    this.node.append(message.node);
+    this.node.insertBefore(message.node, before);
     return message;
   }
 

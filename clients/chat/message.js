@@ -48,10 +48,13 @@ export class Answer {
   get running() { return this.stream !== null && this.outcome === null; }
 
   /** What was said before this page was here. */
-  show(text, { complete, streamId }) {
+  show(text, { complete, streamId, reasoning, toolCalls = [] }) {
     this.written = text;
     this.streamId = streamId;
     this.outcome = { ok: complete };
+    if (reasoning) this.#think(reasoning);
+    this.#thoughts?.end();
+    this.#showCalls(toolCalls);
     this.#main.write(text);
     this.#main.end();
     if (!complete) this.#say("This answer was cut short.", "wait");

@@ -1,6 +1,6 @@
 /**
- * The history holds the text of an answer. What else there was of it, thoughts, tool calls and figures, is read out of
- * its log, as long as that is kept, when somebody comes near it.
+ * The history holds what an answer said, long thoughts up to a limit. What else there was of it, its figures above all, is
+ * read out of its log, as long as that is kept, when somebody comes near it.
  */
 const NEAR = "400px";
 

@@ -27,6 +27,8 @@ import { StreamClient } from "./index.js";
 
 /** A resume that is aborted so soon and asked for again was React mounting a page twice, not somebody pressing stop. */
 const SECOND_THOUGHT_MS = 1000;
+/** Messages among which the answer that still runs is looked for. */
+const NEWEST = 100;
 const FINISH_REASONS = /** @type {Record<string, string>} */ ({ content_filter: "content-filter", tool_calls: "tool-calls" });
 
 export class WsstreamChatTransport {
@@ -78,7 +80,7 @@ export class WsstreamChatTransport {
     clearTimeout(this.#stops.get(chatId));
     this.#stops.delete(chatId);
     this.#connect();
-    const { messages } = await this.#client.history(chatId);
+    const { messages } = await this.#client.history(chatId, { limit: NEWEST });
     abortSignal?.throwIfAborted();
     const running = messages.findLast((/** @type {any} */ message) => message.stream_id && message.last_chunk_id !== undefined);
     if (!running) return null;

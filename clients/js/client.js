@@ -104,7 +104,7 @@ export class StreamClient extends Emitter {
   /**
    * Follows an answer that another tab began, or this page before it was reloaded.
    * @param {string} streamId
-   * @param {{lastChunkId?: number, text?: string, snapshot?: boolean}} [from] what the page has of it already
+   * @param {import("./record.js").Known & {snapshot?: boolean}} [from] what the page has of it already
    * @returns {ChatStream}
    */
   follow(streamId, from) { return this.#view((session) => session.follow(streamId, from)); }
@@ -126,14 +126,28 @@ export class StreamClient extends Emitter {
   /**
    * A session's messages, asked on this connection or the next.
    * @param {string} [sessionId]
+   * @param {{before?: string, limit?: number}} [page] only what is older than the message with the id `before`. With a
+   *   `limit` one page of so many, or fewer where they are large: its `more` says whether there are older ones. Without, all
    * @returns {Promise<Message>} the `history`
    */
-  history(sessionId) {
+  async history(sessionId, page) {
+    const answer = await this.#page(sessionId, page);
+    if (page?.limit || !answer.more) return answer;
+    const older = await this.history(sessionId, { before: answer.messages[0].id });
+    return { ...older, messages: older.messages.concat(answer.messages) };
+  }
+
+  /**
+   * @param {string} [sessionId]
+   * @param {{before?: string, limit?: number}} [page]
+   * @returns {Promise<Message>}
+   */
+  #page(sessionId, page) {
     return new Promise((resolve, reject) => {
       this.#run((session) => session.askHistory(sessionId, (answer) => {
         if (answer?.type === "history") resolve(answer);
         else reject(Object.assign(new Error(answer?.message ?? "The connection was closed."), { answer }));
-      }));
+      }, page));
     });
   }
 

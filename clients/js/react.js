@@ -5,7 +5,7 @@ import { onFrames } from "./frames.js";
 
 /** @typedef {import("./stream.js").ChatStream} ChatStream */
 /** @typedef {import("./client.js").ClientOptions} ClientOptions */
-/** @typedef {{id: string, role: string, content: string, reasoning: string, isComplete: boolean, streamId?: string, outcome?: import("./record.js").Outcome, error?: string}} ChatMessage */
+/** @typedef {{id: string, role: string, content: string, reasoning: string, toolCalls?: {id: string, name: string, arguments?: string}[], isComplete: boolean, streamId?: string, outcome?: import("./record.js").Outcome, error?: string}} ChatMessage */
 
 /**
  * @typedef {object} ChatState what the hook shows
@@ -18,6 +18,9 @@ import { onFrames } from "./frames.js";
  */
 
 const IDLE = Object.freeze({ messages: Object.freeze([]), state: "idle", isStreaming: false, retryCount: 0, error: null, sessionId: undefined });
+
+/** Messages among which one is looked for that has just begun. */
+const NEWEST = 20;
 
 /** Told errors a reader can act on; the others are the program's. @param {any} answer */
 const words = (answer) => answer?.message ?? "Something went wrong.";
@@ -112,14 +115,13 @@ export class ChatStore {
   async #changed({ deleted, stream_id: streamId }) {
     if (deleted) this.#set({ messages: [] });
     if (!streamId || this.#knows(streamId)) return;
-    const { messages } = await this.client.history();
+    const { messages } = await this.client.history(undefined, { limit: NEWEST });
     const at = messages.findIndex((/** @type {any} */ message) => message.stream_id === streamId);
     if (at < 0 || this.#knows(streamId)) return;
     const asked = messages[at - 1];
     if (asked?.role === "user") this.#set({ messages: [...this.#state.messages, this.#message("user", plain(asked.content), true)] });
-    const { content, last_chunk_id: lastChunkId } = messages[at];
-    if (lastChunkId !== undefined) this.#follow(streamId, { lastChunkId, text: plain(content) });
-    else this.#set({ messages: [...this.#state.messages, { ...this.#message("assistant", plain(content), messages[at].is_complete), streamId }] });
+    if (messages[at].last_chunk_id !== undefined) this.#follow(streamId, messages[at]);
+    else this.#set({ messages: [...this.#state.messages, this.#said(messages[at])] });
   }
 
   /** @param {string} streamId */
@@ -132,18 +134,29 @@ export class ChatStore {
   #restore({ messages }) {
     const own = this.#state.messages;
     const running = messages.filter((/** @type {any} */ message) => message.last_chunk_id !== undefined);
-    const said = messages.filter((/** @type {any} */ message) => !running.includes(message) && !own.length);
-    this.#set({ messages: [...said.map((/** @type {any} */ message) => ({ ...this.#message(message.role, plain(message.content), message.is_complete), streamId: message.stream_id })), ...own] });
-    for (const { stream_id, last_chunk_id, content } of running) this.#follow(stream_id, { lastChunkId: last_chunk_id, text: plain(content) });
+    // What tools gave is no turn of anybody's.
+    const said = messages.filter((/** @type {any} */ message) => !running.includes(message) && message.role !== "tool" && !own.length);
+    this.#set({ messages: [...said.map((/** @type {any} */ message) => this.#said(message)), ...own] });
+    for (const message of running) this.#follow(message.stream_id, message);
+  }
+
+  /**
+   * @param {any} message of a history
+   * @returns {ChatMessage}
+   */
+  #said(message) {
+    const { text, reasoning, toolCalls } = known(message);
+    return { ...this.#message(message.role, text, message.is_complete), reasoning, toolCalls, streamId: message.stream_id };
   }
 
   /**
    * @param {string} streamId
-   * @param {{lastChunkId?: number, text?: string}} [from]
+   * @param {any} [message] of a history
    */
-  #follow(streamId, from) {
+  #follow(streamId, message) {
     if (this.#knows(streamId)) return;
-    this.#show(this.client.follow(streamId, from));
+    // Calls come in pieces that only their whole log joins: then it is read from its start.
+    this.#show(this.client.follow(streamId, message && !message.tool_calls ? known(message) : undefined));
   }
 
   /** @param {ChatStream} stream */
@@ -161,7 +174,7 @@ export class ChatStore {
    * @param {string} id
    */
   #draw(stream, id) {
-    this.#change(id, { content: stream.text, reasoning: stream.reasoning, streamId: stream.id });
+    this.#change(id, { content: stream.text, reasoning: stream.reasoning, toolCalls: stream.toolCalls, streamId: stream.id });
   }
 
   /**
@@ -198,6 +211,11 @@ export class ChatStore {
     this.#state = { ...this.#state, ...fields };
     for (const listener of this.#listeners) listener();
   }
+}
+
+/** What a history's message says. @param {any} message */
+function known({ content, reasoning = "", tool_calls: toolCalls = [], last_chunk_id: lastChunkId }) {
+  return { text: plain(content), reasoning, toolCalls, lastChunkId };
 }
 
 /** @param {unknown} content a text, or parts of one */

@@ -3,6 +3,7 @@ import { utf8Length } from "./messages.js";
 
 /** @typedef {{ok: boolean, finish_reason?: string, error_type?: string, message?: string, recoverable?: boolean, retry_after?: number, parsed?: any, [field: string]: any}} Outcome */
 /** @typedef {{first: number, last: number, kind: string, content: string, bytes: number, textEnd: number}} Piece chunks `first` to `last`; `textEnd` is how long the text is behind it */
+/** @typedef {{lastChunkId?: number, text?: string, reasoning?: string}} Known what a reader has already: all of it up to a chunk */
 /** @typedef {{requestId?: string, streamId?: string, message?: string, messages?: object[], config?: object, sessionId?: string, again?: boolean}} Asked */
 
 /** @type {[number, number][]} */
@@ -82,11 +83,12 @@ export class StreamRecord {
 
   /**
    * What its reader has already, for example from the session's history: it goes on behind that.
-   * @param {number} lastChunkId
-   * @param {string} text
+   * @param {Known} from
    */
-  begin(lastChunkId, text) {
+  begin({ lastChunkId, text = "", reasoning = "" }) {
     if (!lastChunkId) return;
+    this.append(1, lastChunkId, "reasoning", reasoning);
+    // Last, so that a rewind finds it first.
     this.append(1, lastChunkId, "text", text);
     this.acked = lastChunkId;
     this.renderedTo(lastChunkId);

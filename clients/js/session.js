@@ -205,13 +205,13 @@ export class Session {
    * Follows a stream that somebody else started: another tab, or this page before it was reloaded. With `snapshot`,
    * what was missed comes at once.
    * @param {string} streamId
-   * @param {{lastChunkId?: number, text?: string, snapshot?: boolean}} [from] what the reader has of it already
+   * @param {import("./record.js").Known & {snapshot?: boolean}} [from] what the reader has of it already
    */
-  follow(streamId, { lastChunkId = 0, text = "", snapshot = true } = {}) {
+  follow(streamId, { snapshot = true, ...from } = {}) {
     const stream = new StreamRecord({ streamId });
     stream.sent = stream.started = true;
     stream.snapshot = snapshot;
-    stream.begin(lastChunkId, text);
+    stream.begin(from);
     this.#byId.set(streamId, stream);
     return this.#add(stream);
   }
@@ -257,13 +257,14 @@ export class Session {
   list() { if (this.state === "connected") this.#send({ type: "list_streams" }); }
 
   /**
-   * Asks for a session's messages, on this connection or the next. Servers take one such question at a time.
+   * Asks for a page of a session's messages, on this connection or the next. Servers take one such question at a time.
    * @param {string} [sessionId]
    * @param {(answer: Message|null) => void} [settle] told the `history`, the `error`, or null where nobody answers any more
+   * @param {{before?: string, limit?: number}} [page] at most `limit` messages, all older than the one with the id `before`
    */
-  askHistory(sessionId, settle = () => {}) {
+  askHistory(sessionId, settle = () => {}, page) {
     if (this.#questions.length >= MAX_QUESTIONS || this.#isOver) return settle(null);
-    this.#questions.push({ message: { type: "get_history", session_id: sessionId }, settle });
+    this.#questions.push({ message: { type: "get_history", session_id: sessionId, ...page }, settle });
     if (this.#questions.length === 1) this.#ask();
   }
 

@@ -140,7 +140,7 @@ class Counting:
 
 
 class Fickle:
-    """Names its model, word by word, behind what was said before; the model "first" wants to be asked twice for that."""
+    """Names its model, word by word, behind what was said before; the model "first" says nothing at first."""
 
     continues = True
 

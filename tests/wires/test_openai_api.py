@@ -17,7 +17,7 @@ from tests.conftest import SCRIPTED, Serve
 from tests.data.scripted import Scripted
 from tests.native import HasPort, connected
 from tests.wires.http import browsing, events
-from wsstream.chunks import Delta, Finish, Kind, Usage
+from wsstream.chunks import ChatMessage, Delta, Finish, Kind, Usage
 from wsstream.errors import ContentFiltered, ProviderError, ProviderRateLimited
 from wsstream.messages import rewind_body
 from wsstream.providers.names import SERVICES
@@ -272,6 +272,33 @@ async def test_a_conversation_of_responses(serve: Serve, scripted: Scripted) -> 
         ("function_call", "look", '{"at":1}'),
         ("function_call", "listen", ""),
     ]
+
+
+async def test_the_result_of_a_call_of_a_previous_response(serve: Serve, scripted: Scripted) -> None:
+    """It is told behind its call, which the session has; what was thought, and calls without a result, are not told."""
+    async with asking(await serve(provider=SCRIPTED)) as client:
+        playing = asyncio.create_task(play(scripted, Delta("hm", Kind.REASONING), *call_deltas()))
+        first = await client.responses.create(model="m", input="hi")
+        await playing
+        scripted.runs.clear()
+        playing = asyncio.create_task(play(scripted, Delta("two")))
+        result: Any = {"type": "function_call_output", "call_id": "call_a", "output": "2"}
+        second = await client.responses.create(model="m", input=[result], previous_response_id=first.id)
+        await playing
+        told = scripted.last.request.messages
+        scripted.runs.clear()
+        playing = asyncio.create_task(play(scripted, Delta("three")))
+        await client.responses.create(model="m", input="on", previous_response_id=second.id)
+        await playing
+    assert [(said.role, said.content, said.tool_call_id) for said in told] == [
+        ("user", "hi", None),
+        ("assistant", None, None),
+        ("tool", "2", "call_a"),
+    ]
+    called = {"name": "look", "arguments": '{"at":1}'}
+    assert told[1].tool_calls == [{"id": "call_a", "type": "function", "function": called}]
+    rest = [ChatMessage("assistant", "two"), ChatMessage("user", "on")]
+    assert scripted.last.request.messages == [*told, *rest]
 
 
 async def test_a_response_that_is_not_stored(serve: Serve) -> None:

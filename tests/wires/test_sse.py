@@ -247,6 +247,24 @@ async def test_a_whole_answer(serve: Serve) -> None:
     assert streams == [{"stream_id": answer["stream_id"], "last_chunk_id": 40, "state": "complete"}]
 
 
+async def test_pages_of_messages(serve: Serve) -> None:
+    """``before`` and ``limit`` ask for a page; what they cannot be is refused."""
+    async with browsing(await serve()) as client:
+        for _ in range(2):
+            await client.post("/api/chat", json={"message": "hi", "model": FAST, "session_id": "s"})
+        whole = (await client.get("/api/sessions/s/messages")).json()
+        newest = (await client.get("/api/sessions/s/messages?limit=3")).json()
+        before = newest["messages"][0]["id"]
+        oldest = (await client.get(f"/api/sessions/s/messages?limit=3&before={before}")).json()
+        refused = [
+            (await client.get(f"/api/sessions/s/messages?{query}")).status_code
+            for query in ("limit=0", "limit=x", "limit=1001", "before=gone", "before=")
+        ]
+    assert [*oldest["messages"], *newest["messages"]] == whole["messages"]
+    assert [page["more"] for page in (whole, newest, oldest)] == [False, True, False]
+    assert refused == [400] * 5
+
+
 async def test_leaving_while_an_answer_is_awaited(serve: Serve, scripted: Scripted) -> None:
     """Who gives up waiting is a viewer who leaves."""
     server = await serve(provider=SCRIPTED)

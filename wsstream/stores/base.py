@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from wsstream.chunks import Outcome, Usage, session_key
+from wsstream.chunks import Outcome, ToolCall, Usage, session_key
 from wsstream.errors import StoreError
 from wsstream.tally import Histogram
 
@@ -63,6 +63,9 @@ class StoredMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     is_complete: bool = True
     stream_id: str | None = None
     usage: Usage | None = None
+    reasoning: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
 
 
 class SessionInfo(msgspec.Struct, frozen=True):

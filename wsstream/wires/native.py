@@ -39,6 +39,7 @@ from wsstream.frames import FrameBook, text_frame
 from wsstream.protocol import ServerProtocol, ServerSettings
 from wsstream.registry import Member, Registry
 from wsstream.rejections import Reason
+from wsstream.said import page
 from wsstream.states import ConnectionState
 from wsstream.tally import WireTally
 from wsstream.ticks import Flusher, TimerWheel
@@ -517,18 +518,19 @@ class Dialogue:
             raise RateLimited("One get_history at a time", retry_after=1.0)
         session_id = asked.session_id or self.session_id
         assert session_id is not None
-        self._question = self._hub.loop.create_task(self._answer_history(core, session_id))
+        self._question = self._hub.loop.create_task(self._answer_history(core, session_id, asked))
 
-    async def _answer_history(self, core: ServerProtocol, session_id: str) -> None:
+    async def _answer_history(self, core: ServerProtocol, session_id: str, asked: m.GetHistory) -> None:
         try:
             messages, title = await self._streams.history(session_id)
+            messages, more = page(messages, asked.before, asked.limit)
             while (
                 self._line.paused
             ):  # it may be large, and a client that reads slowly is not to be cut off for having asked
                 self._unpaused = self._hub.loop.create_future()
                 await self._unpaused
-            core.tell_history(session_id, messages, title)
-        except StoreError as error:
+            core.tell_history(m.History(session_id=session_id, messages=messages, title=title, more=more))
+        except (StoreError, BadRequest) as error:
             core.refuse(error)
         except Exception:
             logger.exception("a connection failed unexpectedly", extra={"connection_id": self._line.connection_id})

@@ -21,6 +21,7 @@ from wsstream.chunks import ChatMessage, Kind, Outcome, StreamState, Usage
 from wsstream.config import Config
 from wsstream.errors import BadRequest, ErrorType, MalformedMessage, RequestError, UnknownStream, WsstreamError
 from wsstream.messages import encode
+from wsstream.said import conversation
 from wsstream.wires.base import StreamLike
 from wsstream.wires.http import (
     Call,
@@ -508,7 +509,7 @@ class OpenAI:
         messages = _messages_of(body.input)
         if body.previous_response_id is not None:
             session_id, earlier = await self._earlier(call, body.previous_response_id)
-            messages = [*earlier, *messages]
+            messages = conversation(earlier, messages)
         if not messages:
             raise BadRequest("input must not be empty")
         asked = m.ChatRequested(request_id=request_id, messages=messages, config=_response_config(body))
@@ -526,14 +527,14 @@ class OpenAI:
             response.background = BackgroundTask(_forget, call, session_id)
         return response
 
-    async def _earlier(self, call: Call, previous: str) -> tuple[str, list[ChatMessage]]:
+    async def _earlier(self, call: Call, previous: str) -> tuple[str, list[m.HistoryMessage]]:
         """The session of an earlier response, and what was said in it."""
         try:
             session_id = call.streams.get(previous).record.session_id
         except UnknownStream:
             raise UnknownStream(f"Previous response with id {previous[:80]!r} not found.") from None
         history, _ = await call.streams.history(session_id)
-        return session_id, [ChatMessage(said.role, said.content) for said in history if said.content]
+        return session_id, history
 
     async def _shown(self, call: Call, stream: StreamLike) -> Response:
         items = items_of(await loaded(call.streams, stream))

@@ -19,7 +19,8 @@ from wsstream import messages as m
 from wsstream.chunks import ChatMessage, Kind, Outcome, Receipt, Usage
 from wsstream.config import Config
 from wsstream.errors import BadRequest, MalformedMessage, RequestError
-from wsstream.messages import encode
+from wsstream.messages import encode, explain
+from wsstream.said import page
 from wsstream.wires.base import StreamLike, StreamsLike
 from wsstream.wires.http import (
     STREAM_HEADERS,
@@ -248,6 +249,21 @@ def flag(call: Call, name: str) -> bool:
     return call.request.query_params.get(name, "").lower() in ("1", "true", "yes")
 
 
+def _page_asked(call: Call) -> m.GetHistory:
+    """Which page of a session's messages: ``before`` and ``limit``, as in a `get_history`.
+
+    Raises:
+        MalformedMessage: they are something else.
+    """
+    query = call.request.query_params
+    try:
+        return msgspec.convert(
+            {name: query[name] for name in ("before", "limit") if name in query}, m.GetHistory, strict=False
+        )
+    except msgspec.ValidationError as error:
+        raise MalformedMessage(explain(error)) from None
+
+
 def position(call: Call) -> tuple[int, bool]:
     """The chunk behind which to go on, and whether even the end was heard.
 
@@ -333,10 +349,12 @@ class Chat:
         return json_response(m.outcome_message(stream.stream_id, outcome))
 
     async def messages(self, call: Call) -> Response:
-        """``GET /api/sessions/{session_id}/messages``: what was said."""
+        """``GET /api/sessions/{session_id}/messages``: what was said, page by page."""
         session_id = call.request.path_params["session_id"]
+        asked = _page_asked(call)
         messages, title = await call.streams.history(session_id)
-        return json_response({"session_id": session_id, "title": title, "messages": messages})
+        messages, more = page(messages, asked.before, asked.limit)
+        return json_response({"session_id": session_id, "title": title, "messages": messages, "more": more})
 
     async def streams(self, call: Call) -> Response:
         """``GET /api/sessions/{session_id}/streams``: the answers that can be followed."""

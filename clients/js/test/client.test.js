@@ -649,6 +649,26 @@ describe("sessions", () => {
     assert.deepEqual((await asked).messages, []);
   });
 
+  test("A long conversation is read page by page, or one page of it.", async () => {
+    const client = connected();
+    const pages = { undefined: { messages: [{ id: "m3" }], more: true, title: "t" }, m3: { messages: [{ id: "m1" }, { id: "m2" }], more: true }, m1: { messages: [{ id: "m0" }] } };
+    const says = async () => {
+      for (let n = 0; n < 3; n += 1) {
+        Socket.last.says({ type: "history", session_id: "s1", ...pages[Socket.last.said("get_history").at(-1).before] });
+        await undefined;
+        await undefined;
+      }
+    };
+    const all = client.history();
+    await says();
+    assert.deepEqual((await all).messages.map(({ id }) => id), ["m0", "m1", "m2", "m3"]);
+    assert.deepEqual(Socket.last.said("get_history").map(({ before }) => before), [undefined, "m3", "m1"]);
+    const one = client.history("s9", { before: "m3", limit: 2 });
+    assert.deepEqual(Socket.last.said("get_history").at(-1), { type: "get_history", session_id: "s9", before: "m3", limit: 2 });
+    Socket.last.says({ type: "history", session_id: "s9", ...pages.m3 });
+    assert.deepEqual((await one).more, true);
+  });
+
   test("A refused question says why, and a closed client answers none.", async () => {
     const client = connected();
     const refused = client.history("s9");

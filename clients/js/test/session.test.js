@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { Session } from "../wsstream.js";
+import { ChatStream, Session } from "../wsstream.js";
 
 const ESTABLISHED = {
   type: "connection_established", connection_id: "c1", session_id: "s1",
@@ -519,6 +519,21 @@ describe("history", () => {
   test("Without a connection nothing is asked.", () => {
     const talk = new Talk();
     assert.deepEqual(talk.after((session) => session.askHistory()), []);
+  });
+
+  test("A page is asked for by what it ends before, and how long it may be.", () => {
+    const talk = connected();
+    assert.deepEqual(talk.after((session) => session.askHistory("s2", undefined, { before: "m9", limit: 5 })), [{ type: "get_history", session_id: "s2", before: "m9", limit: 5 }]);
+  });
+
+  test("What was thought before goes on, too, and is withdrawn with the rest.", () => {
+    const talk = connected();
+    const record = talk.session.follow("st", { lastChunkId: 7, text: "so", reasoning: "h" });
+    const stream = new ChatStream(record, () => {});
+    record.append(8, 8, "reasoning", "m");
+    assert.deepEqual([stream.text, stream.reasoning, stream.lastChunkId], ["so", "hm", 8]);
+    record.rewind(9, 0, 2);
+    assert.deepEqual([stream.text, stream.reasoning], ["", ""]);
   });
 
   test("A running answer goes on behind what its history message holds.", () => {

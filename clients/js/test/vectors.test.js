@@ -69,7 +69,7 @@ class Player {
     for (const end of stream.ends(up_to)) this.session.rendered(stream, end, this.now);
   }
   do_cancel(name) { this.session.cancel(this.streams.get(name)); }
-  do_history(sessionId) { this.session.askHistory(sessionId ?? undefined, () => { this.answers += 1; }); }
+  do_history(sessionId, { before, limit }) { this.session.askHistory(sessionId ?? undefined, () => { this.answers += 1; }, { before, limit }); }
   do_token(token) { if (token) this.session.renew(token); else this.session.renewalFailed(this.now); }
   do_list() { this.session.list(); }
 

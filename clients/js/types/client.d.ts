@@ -95,12 +95,10 @@ export declare class StreamClient extends Emitter {
     /**
      * Follows an answer that another tab began, or this page before it was reloaded.
      * @param {string} streamId
-     * @param {{lastChunkId?: number, text?: string, snapshot?: boolean}} [from] what the page has of it already
+     * @param {import("./record.js").Known & {snapshot?: boolean}} [from] what the page has of it already
      * @returns {ChatStream}
      */
-    follow(streamId: string, from?: {
-        lastChunkId?: number;
-        text?: string;
+    follow(streamId: string, from?: import("./record.js").Known & {
         snapshot?: boolean;
     }): ChatStream;
     /** The session's streams, as they are now. @returns {Promise<{stream_id: string, last_chunk_id: number, state: string}[]>} */
@@ -112,9 +110,14 @@ export declare class StreamClient extends Emitter {
     /**
      * A session's messages, asked on this connection or the next.
      * @param {string} [sessionId]
+     * @param {{before?: string, limit?: number}} [page] only what is older than the message with the id `before`. With a
+     *   `limit` one page of so many, or fewer where they are large: its `more` says whether there are older ones. Without, all
      * @returns {Promise<Message>} the `history`
      */
-    history(sessionId?: string): Promise<Message>;
+    history(sessionId?: string, page?: {
+        before?: string;
+        limit?: number;
+    }): Promise<Message>;
     /** Has the session's messages come as the event `history`. */
     askHistory(): void;
     /**

@@ -6,6 +6,11 @@ export type ChatMessage = {
     role: string;
     content: string;
     reasoning: string;
+    toolCalls?: {
+        id: string;
+        name: string;
+        arguments?: string;
+    }[];
     isComplete: boolean;
     streamId?: string;
     outcome?: import("./record.js").Outcome;

@@ -16,6 +16,11 @@ export type Piece = {
     bytes: number;
     textEnd: number;
 };
+export type Known = {
+    lastChunkId?: number;
+    text?: string;
+    reasoning?: string;
+};
 export type Asked = {
     requestId?: string;
     streamId?: string;
@@ -82,10 +87,9 @@ export declare class StreamRecord {
     textFrom(at: number): string;
     /**
      * What its reader has already, for example from the session's history: it goes on behind that.
-     * @param {number} lastChunkId
-     * @param {string} text
+     * @param {Known} from
      */
-    begin(lastChunkId: number, text: string): void;
+    begin({ lastChunkId, text, reasoning }: Known): void;
     /**
      * @param {number} first
      * @param {number} last

@@ -123,11 +123,9 @@ export declare class Session {
      * Follows a stream that somebody else started: another tab, or this page before it was reloaded. With `snapshot`,
      * what was missed comes at once.
      * @param {string} streamId
-     * @param {{lastChunkId?: number, text?: string, snapshot?: boolean}} [from] what the reader has of it already
+     * @param {import("./record.js").Known & {snapshot?: boolean}} [from] what the reader has of it already
      */
-    follow(streamId: string, { lastChunkId, text, snapshot }?: {
-        lastChunkId?: number;
-        text?: string;
+    follow(streamId: string, { snapshot, ...from }?: import("./record.js").Known & {
         snapshot?: boolean;
     }): StreamRecord;
     /** @param {StreamRecord} stream stops the answer, for everybody, as soon as the server can be told */
@@ -148,11 +146,15 @@ export declare class Session {
     /** Asks for the session's streams; they come as the event `stream_list`. */
     list(): void;
     /**
-     * Asks for a session's messages, on this connection or the next. Servers take one such question at a time.
+     * Asks for a page of a session's messages, on this connection or the next. Servers take one such question at a time.
      * @param {string} [sessionId]
      * @param {(answer: Message|null) => void} [settle] told the `history`, the `error`, or null where nobody answers any more
+     * @param {{before?: string, limit?: number}} [page] at most `limit` messages, all older than the one with the id `before`
      */
-    askHistory(sessionId?: string, settle?: (answer: Message | null) => void): void;
+    askHistory(sessionId?: string, settle?: (answer: Message | null) => void, page?: {
+        before?: string;
+        limit?: number;
+    }): void;
     /**
      * @param {string} title
      * @param {string} [sessionId]

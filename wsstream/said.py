@@ -1,0 +1,187 @@
+"""What was said: an answer as its session keeps it, a session as the next provider needs it, and as pages.
+
+An answer's log holds all of it; its message holds what is of use later: the text, the reasoning, and the calls of
+tools (docs/protocol.md, "Tool calls"). Reasoning is shown and never sent back: no provider takes another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from wsstream.chunks import ChatMessage, Kind, ToolCall
+from wsstream.errors import BadRequest
+from wsstream.messages import HistoryMessage, decode_body, encode, standing, text_of
+
+MAX_REASONING = 64 * 1024
+"""Characters of reasoning that a message keeps; the log has all of it."""
+MAX_CALLS = 128
+MAX_ARGUMENTS = 256 * 1024
+"""Characters of arguments that a message keeps, all its calls together; a call that goes beyond is not kept."""
+PAGE_BYTES = 256 * 1024
+"""Bytes of messages in one page; a larger one is a page of its own."""
+PAGE = 100
+"""Messages in one page, where nobody says how many."""
+
+
+class Said(NamedTuple):
+    """What an answer has said so far, without what was withdrawn."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: Sequence[ToolCall] = ()
+
+
+class _Line(msgspec.Struct, gc=False):
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+
+
+def said_of(bodies: Sequence[bytes], kinds: Sequence[int]) -> Said:
+    """What the chunks 1 … n of an answer say."""
+    reasoning = _joined(bodies, kinds, Kind.REASONING)[:MAX_REASONING] if Kind.REASONING in kinds else ""
+    calls = _calls(_joined(bodies, kinds, Kind.TOOL_CALL)) if Kind.TOOL_CALL in kinds else ()
+    return Said(text_of(bodies, kinds), reasoning, calls)
+
+
+def _joined(bodies: Sequence[bytes], kinds: Sequence[int], kind: Kind) -> str:
+    return decode_body(b"".join([body for _, body in standing(bodies, kinds, kind)]))
+
+
+def _calls(lines: str) -> list[ToolCall]:
+    calls: dict[int, ToolCall] = {}
+    parts: dict[int, list[str]] = {}
+    for line in filter(None, map(_read_line, lines.split("\n"))):
+        if line.index not in calls:
+            calls[line.index] = ToolCall(line.id or "", line.name or "")
+        parts.setdefault(line.index, []).append(line.arguments or "")
+    whole = [ToolCall(call.id, call.name, "".join(parts[index])) for index, call in calls.items()]
+    return whole[: _fitting(whole)]
+
+
+def _read_line(line: str) -> _Line | None:
+    try:
+        return _decode_line(line)
+    except msgspec.DecodeError:  # of a provider that has its own idea of them, or not all there yet
+        return None
+
+
+def _fitting(calls: list[ToolCall]) -> int:
+    """How many of the calls are kept."""
+    left = MAX_ARGUMENTS
+    for n, call in enumerate(calls[:MAX_CALLS]):
+        left -= len(call.arguments)
+        if left < 0:
+            return n
+    return min(len(calls), MAX_CALLS)
+
+
+# -- for the next provider
+
+
+class Spoken(Protocol):
+    """A message of a session, as stores and histories have it."""
+
+    @property
+    def role(self) -> str: ...
+
+    @property
+    def content(self) -> str | list[dict[str, Any]]: ...
+
+    @property
+    def tool_calls(self) -> list[ToolCall] | None: ...
+
+    @property
+    def tool_call_id(self) -> str | None: ...
+
+
+class _Turn:
+    """A message, and the results that its calls have, by their ids."""
+
+    def __init__(self, message: ChatMessage) -> None:
+        self.message = message
+        self.results: dict[str, ChatMessage] = {}
+
+    def told(self) -> list[ChatMessage]:
+        """It with the calls that have a result, then those; nothing where nothing is left."""
+        calls = [call for call in self.message.tool_calls or [] if call["id"] in self.results]
+        if not (calls or self.message.content):
+            return []
+        message = msgspec.structs.replace(self.message, content=self.message.content or None, tool_calls=calls or None)
+        return [message, *(self.results[call["id"]] for call in calls)]
+
+
+def conversation(earlier: Iterable[Spoken], new: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """``new`` behind what a session holds, as a provider takes it.
+
+    Providers want the result of each call right behind it, and refuse calls without one. So a result is moved behind
+    the newest call of its id, also one among ``new``; of what the session holds, calls that never had one, and empty
+    answers, are left out.
+    """
+    turns: list[_Turn] = []
+    asked: dict[str, _Turn] = {}
+    for message in earlier:
+        if message.role == "tool":
+            _settle(asked, ChatMessage("tool", message.content, tool_call_id=message.tool_call_id))
+            continue
+        calls = [_call(call) for call in message.tool_calls or [] if _is_whole(call)]
+        turns.append(_Turn(ChatMessage(message.role, message.content, tool_calls=calls or None)))
+        asked.update((call["id"], turns[-1]) for call in calls)
+    rest = [message for message in new if message.role != "tool" or not _settle(asked, message)]
+    return [*(message for turn in turns for message in turn.told()), *rest]
+
+
+def _settle(asked: dict[str, _Turn], result: ChatMessage) -> bool:
+    """Put a result behind its call; False where nobody has called."""
+    turn = asked.get(result.tool_call_id or "")
+    if turn is not None:
+        turn.results[result.tool_call_id or ""] = result
+    return turn is not None
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments or "{}"}}
+
+
+def _is_whole(call: ToolCall) -> bool:
+    """Whether its arguments are all there: a result says so, but a client may be wrong, and providers parse them."""
+    try:
+        msgspec.json.decode(call.arguments or "{}", type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+# -- as pages
+
+
+def page(
+    messages: Sequence[HistoryMessage], before: str | None = None, limit: int | None = None
+) -> tuple[list[HistoryMessage], bool]:
+    """The newest messages that are older than ``before``, as many as fit, oldest first; and whether there are more.
+
+    Raises:
+        BadRequest: there is no message of that id.
+    """
+    end = len(messages) if before is None else _place(messages, before)
+    size, begin = 0, end
+    while begin and end - begin < (limit or PAGE):
+        size += len(encode(messages[begin - 1])) + 1
+        if size > PAGE_BYTES and begin < end:
+            break
+        begin -= 1
+    return list(messages[begin:end]), begin > 0
+
+
+def _place(messages: Sequence[HistoryMessage], message_id: str) -> int:
+    for place, message in enumerate(messages):
+        if message.id == message_id:
+            return place
+    raise BadRequest("before: the session has no such message")
