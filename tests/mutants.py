@@ -488,6 +488,7 @@ def history_ignores_rewinds(patch: pytest.MonkeyPatch) -> None:
         return m.decode_body(b"".join(b for b, kind in zip(bodies, kinds, strict=False) if kind == Kind.TEXT))
 
     patch.setattr("wsstream.chunklog.text_of", text_of)
+    patch.setattr("wsstream.said.text_of", text_of)
 
 
 # -- log and producer

@@ -54,6 +54,24 @@ describe("thoughts and tool calls", () => {
   });
 });
 
+describe("thoughts and tool calls without a log", () => {
+  const { fresh } = site("--provider", `${PROVIDER}:thoughtful`, "--max-retained", "1");
+
+  test("The history has them still.", async () => {
+    const page = await fresh();
+    for (const text of ["one", "two", "three"]) {
+      await ask(page, text);
+      await finished(page);
+    }
+    await page.reload();
+    await until(async () => (await page.locator(".call").count()) === 6);
+    await page.locator("details").evaluateAll((all) => { for (const one of all) one.open = true; });
+    await until(async () => (await page.locator(".thoughts .answer").allInnerTexts()).every((text) => text.trim() === "First I think."));
+    assert.equal(await page.locator(".thoughts").count(), 3);
+    assert.deepEqual(await page.locator(".message:not(.mine) .answer.main").allInnerTexts(), ["one", "two", "three"]);
+  });
+});
+
 describe("waiting", () => {
   const { fresh } = site("--provider", `${PROVIDER}:stumbling`);
 

@@ -83,6 +83,34 @@ describe("page", () => {
     assert.equal(words(await shownText(page)), 600);
   });
 
+  test("Of a long conversation the newest messages are there at once, and the others when they are asked for.", async () => {
+    const page = await fresh();
+    await ask(page, "question 0", "demo:rate=0,tokens=5");
+    await finished(page);
+    const id = await page.evaluate(() => JSON.parse(localStorage.getItem("wsstream.sessions"))[0].id);
+    for (let n = 1; n <= 70; n += 1) {
+      const body = JSON.stringify({ message: `question ${n}`, model: "demo:rate=0,tokens=5", session_id: id });
+      await fetch(new URL("/api/chat", page.url()), { method: "POST", body, headers: { "Content-Type": "application/json" } });
+    }
+    await page.reload();
+    const asked = () => page.locator(".message.mine .said").allTextContents();
+    const numbers = (first) => Array.from({ length: 71 - first }, (_, n) => `question ${n + first}`);
+    await until(async () => (await asked()).length);
+    assert.deepEqual(await asked(), numbers(41));
+    for (const first of [11, 0]) {
+      await page.locator(".earlier").click();
+      await until(async () => (await asked()).length === 71 - first);
+      assert.deepEqual(await asked(), numbers(first));
+      const oldest = page.locator(".message.mine").nth(first ? 30 : 11);
+      await until(() => oldest.evaluate((node) => Math.abs(node.getBoundingClientRect().top - document.getElementById("messages").getBoundingClientRect().top) < 60));
+    }
+    assert.equal(await page.locator(".earlier").count(), 0);
+    assert.equal(await page.locator(".message").count(), 142);
+    await ask(page, "and now?", "demo:rate=0,tokens=5");
+    await finished(page);
+    assert.equal((await asked()).at(-1), "and now?");
+  });
+
   test("Two tabs follow one answer from its start, and either stops it.", async () => {
     const one = await fresh();
     await ask(one, "first", "demo:rate=0,tokens=5");
@@ -244,9 +272,12 @@ describe("page", () => {
       for (let cut = 0; cut < 6; cut += 1) {
         await until(async () => (await connection(page)) === "connected");
         await page.waitForTimeout(150);
+        const before = cutter.upgrades;
         cutter.cut();
-        await until(async () => (await connection(page)) !== "connected");
-        await page.locator("#reconnect").evaluate((button) => button.click());
+        await until(async () => {
+          if ((await connection(page)) !== "connected") await page.locator("#reconnect").evaluate((button) => button.click());
+          return cutter.upgrades > before;
+        });
       }
       await finished(page, 30_000);
       assert.equal(words(await shownText(page)), 900);

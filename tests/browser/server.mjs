@@ -56,6 +56,8 @@ export async function freePort() {
 export class Cutter {
   #pairs = new Set();
   cuts = 0;
+  /** WebSockets that were opened through it. */
+  upgrades = 0;
 
   async listen(target) {
     this.server = net.createServer((client) => this.#join(client, net.connect(target, "127.0.0.1")));
@@ -67,7 +69,11 @@ export class Cutter {
   #join(client, server) {
     const pair = { client, server, upgraded: false };
     this.#pairs.add(pair);
-    client.on("data", (data) => { pair.upgraded ||= /upgrade: websocket/i.test(data.toString("latin1")); });
+    client.on("data", (data) => {
+      if (pair.upgraded || !/upgrade: websocket/i.test(data.toString("latin1"))) return;
+      pair.upgraded = true;
+      this.upgrades += 1;
+    });
     for (const [from, to] of [[client, server], [server, client]]) {
       from.pipe(to);
       from.on("error", () => to.destroy());
