@@ -1,6 +1,6 @@
 """Measures what docs/protocol.md and the README promise, each as a ratio or a bound within one run.
 
-    python benchmarks/promises.py [silent] [starvation] [history] [memory] [paced]
+    python benchmarks/promises.py [silent] [starvation] [history] [memory] [paced] [cancel]
 
 Without names, all of them. Every server it starts is ended with the run; everything goes over loopback.
 """
@@ -37,13 +37,14 @@ from wsstream.stores.memory import MemoryStore
 HERE = Path(__file__).parent
 SILENT = 1000
 ROUNDS = 15
+CANCELS, CANCELLERS = 240, 6
 
 
 @asynccontextmanager
-async def server(*flags: str) -> AsyncIterator[tuple[str, int]]:
+async def server(*flags: str, **variables: str) -> AsyncIterator[tuple[str, int]]:
     """A server process: its WebSocket address and its process id."""
     command = [sys.executable, "-m", "wsstream", "--port", "0", "--log-level", "error", *flags]
-    environ = {**os.environ, "WSSTREAM_STORE": "memory:"}
+    environ = {**os.environ, "WSSTREAM_STORE": "memory:", **variables}
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, env=environ)
     assert process.stdout is not None
     line = (await process.stdout.readline()).decode()
@@ -154,8 +155,10 @@ async def measure_starvation() -> None:
     print(f"connect to first token beside an unpaced stream, ms: p50 {times[25]:.1f}, max {times[-1]:.1f} (bound 50)")
 
 
-async def _read_and_ack(socket: ClientConnection) -> None:
+async def _read_and_ack(socket: ClientConnection, until: str | None = None) -> None:
     async for text in socket:
+        if until is not None and until in str(text):
+            return
         found = re.search(r'"(?:last_)?chunk_id":(\d+),"content"', str(text))
         if found:
             await socket.send(json.dumps({"type": "chunk_ack", "chunk_id": int(found[1])}))
@@ -235,12 +238,96 @@ async def measure_paced() -> None:
             )
 
 
+async def measure_cancel() -> None:
+    """From a client's cancel to the close of the provider's connection, as the provider sees it."""
+    command = (sys.executable, str(HERE / "upstream.py"))
+    upstream = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, limit=1024 * 1024)
+    assert upstream.stdout is not None
+    port = (await upstream.stdout.readline()).decode().strip().rpartition(":")[2]
+    closes = Closes(upstream.stdout)
+    address = ("--provider", "openai", "--base-url", f"http://127.0.0.1:{port}/v1")
+    try:
+        async with server(*address, OPENAI_API_KEY="none") as (url, _pid):
+            # In a process of its own: what it takes to read them must not look like the time a cancel takes.
+            load = (str(HERE / "clients.py"), "--dialect", "wsstream", "--url", url, "--streams", "100", "--rate", "50")
+            others = await asyncio.create_subprocess_exec(
+                sys.executable, *load, "--tokens", "1000000", "--timeout", "900", stdout=subprocess.DEVNULL
+            )
+            await asyncio.sleep(2.0)
+            for rate in (50, 500):
+                gather = [_cancel_some(url, closes, rate, worker) for worker in range(CANCELLERS)]
+                _tell_cancels(rate, [found for some in await asyncio.gather(*gather) for found in some])
+            assert others.returncode is None, "the answers beside the cancels have ended"
+            others.kill()
+            await others.wait()
+    finally:
+        closes.end()
+        upstream.terminate()
+        await upstream.wait()
+
+
+class Closes:
+    """What the upstream tells of the streams whose connections were closed, by their names."""
+
+    def __init__(self, lines: asyncio.StreamReader) -> None:
+        self._told: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self._reading = asyncio.create_task(self._read(lines))
+
+    async def _read(self, lines: asyncio.StreamReader) -> None:
+        async for line in lines:
+            told = json.loads(line)
+            self._future(told["name"]).set_result(told)
+
+    def _future(self, name: str) -> asyncio.Future[dict[str, Any]]:
+        return self._told.setdefault(name, asyncio.get_running_loop().create_future())
+
+    async def of(self, name: str) -> dict[str, Any]:
+        """What it tells of this one."""
+        return await asyncio.wait_for(self._future(name), 10)
+
+    def end(self) -> None:
+        """Read no more."""
+        self._reading.cancel()
+
+
+async def _cancel_some(url: str, closes: Closes, rate: int, worker: int) -> list[tuple[float, float, int]]:
+    """Milliseconds to the close, to the receipt, and tokens written meanwhile, of one client's cancels."""
+    found = []
+    for number in range(CANCELS // CANCELLERS):
+        name = f"r{rate}w{worker}n{number}"
+        async with await ask(url, f"load:rate={rate},tokens=1000000,tell={name}") as socket:
+            reader = asyncio.create_task(_read_and_ack(socket, until='"stream_complete"'))
+            await asyncio.sleep(random.uniform(0.1, 1.0))
+            sent_us = time.monotonic_ns() // 1000
+            await socket.send('{"type":"cancel_stream"}')
+            await asyncio.wait_for(reader, 10)
+            receipt_us = time.monotonic_ns() // 1000
+            told = await closes.of(name)
+        after = sum(stamp > sent_us for stamp in told["stamps_us"])
+        found.append(((told["closed_us"] - sent_us) / 1000, (receipt_us - sent_us) / 1000, after))
+    return found
+
+
+def _tell_cancels(rate: int, found: list[tuple[float, float, int]]) -> None:
+    for name, times in (("close", [close for close, _, _ in found]), ("receipt", [receipt for _, receipt, _ in found])):
+        p99 = statistics.quantiles(times, n=100)[98]
+        print(
+            f"  {len(times)} cancels of {rate}/s beside 100 x 50/s, to the {name}, ms: "
+            f"p50 {statistics.median(times):.2f} p99 {p99:.2f} max {max(times):.2f}"
+        )
+    tokens = [after for _, _, after in found]
+    print(
+        f"  tokens that the provider wrote meanwhile: {sum(tokens) / len(tokens):.2f} on average, {max(tokens)} at most"
+    )
+
+
 MEASURES: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
     "silent": measure_silent,
     "starvation": measure_starvation,
     "history": measure_history,
     "memory": measure_memory,
     "paced": measure_paced,
+    "cancel": measure_cancel,
 }
 
 

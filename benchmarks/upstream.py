@@ -4,7 +4,8 @@
 
 The model name is the load: ``load:rate=50,tokens=500`` sends 500 tokens at 50 a second, ``rate=0`` as fast as the
 reader takes them. Every token is ``@``, 16 digits of CLOCK_MONOTONIC microseconds and a space, so any process of
-the same machine can tell how long the token was under way.
+the same machine can tell how long the token was under way. ``tell=NAME`` in the load has a line of JSON printed when a
+connection is closed before the end of its stream: the name, the moment, and when its last tokens were written.
 
 It shares a small machine with what is measured, so a token costs one bytes join, one heap operation and one write.
 """
@@ -19,6 +20,7 @@ import math
 import signal
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import cast
 
@@ -49,6 +51,7 @@ class Load:
 
     rate: float
     tokens: int
+    tell: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,14 @@ def parse_load(model: str) -> Load:
     kind, _, rest = model.partition(":")
     if kind != "load":
         raise BadRequest(404, f"unknown model {model!r}: use load:rate=50,tokens=500")
-    values = {"rate": "50", "tokens": "500"}
+    values = {"rate": "50", "tokens": "500", "tell": ""}
     for part in filter(None, rest.split(",")):
         name, _, value = part.partition("=")
         if name not in values:
             raise BadRequest(404, f"unknown load setting {name!r}")
         values[name] = value
     try:
-        load = Load(float(values["rate"]), int(values["tokens"]))
+        load = Load(float(values["rate"]), int(values["tokens"]), values["tell"])
     except ValueError as error:
         raise BadRequest(404, f"not a number in {model!r}") from error
     if load.rate < 0 or load.tokens < 1:
@@ -188,7 +191,18 @@ class Pacer:
 class Stream:
     """One answer on one connection."""
 
-    __slots__ = ("_answer", "_connection", "_left", "_waiting", "_write", "closed", "interval", "number")
+    __slots__ = (
+        "_answer",
+        "_connection",
+        "_left",
+        "_tell",
+        "_waiting",
+        "_write",
+        "closed",
+        "interval",
+        "number",
+        "stamps",
+    )
 
     def __init__(self, request: ChatRequest, number: int, connection: Connection) -> None:
         self.number = number
@@ -198,6 +212,8 @@ class Stream:
         self._connection = connection
         self._write = connection.transport.write
         self._left = request.load.tokens
+        self._tell = request.load.tell
+        self.stamps: deque[int] | None = deque(maxlen=100) if self._tell else None
         self._waiting = False
 
     def start(self) -> None:
@@ -218,12 +234,22 @@ class Stream:
             self._waiting = True
             return False
         answer = self._answer
-        self._write(b"%b%016d%b" % (answer.prefix, time.monotonic_ns() // 1000, answer.suffix))
+        now = time.monotonic_ns() // 1000
+        if self.stamps is not None:
+            self.stamps.append(now)
+        self._write(b"%b%016d%b" % (answer.prefix, now, answer.suffix))
         self._left -= 1
         if self._left:
             return True
         self._finish()
         return False
+
+    def close(self) -> None:
+        """Its connection is gone; the pacer drops it when it is next due."""
+        self.closed = True
+        if self.stamps is not None:
+            told = {"name": self._tell, "closed_us": time.monotonic_ns() // 1000, "stamps_us": list(self.stamps)}
+            print(json.dumps(told), flush=True)
 
     def resume(self) -> None:
         """The reader takes data again. What it missed in time is not made up for: a model would not either."""
@@ -276,7 +302,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         if self._stream:
-            self._stream.closed = True  # the pacer drops it when it is next due
+            self._stream.close()
 
     def pause_writing(self) -> None:
         self.paused = True
