@@ -296,8 +296,9 @@ async def _cancel_some(url: str, closes: Closes, rate: int, worker: int) -> list
     for number in range(CANCELS // CANCELLERS):
         name = f"r{rate}w{worker}n{number}"
         async with await ask(url, f"load:rate={rate},tokens=1000000,tell={name}") as socket:
+            await _read_and_ack(socket, until='"content"')
             reader = asyncio.create_task(_read_and_ack(socket, until='"stream_complete"'))
-            await asyncio.sleep(random.uniform(0.1, 1.0))
+            await asyncio.sleep(random.uniform(0.0, 1.0))
             sent_us = time.monotonic_ns() // 1000
             await socket.send('{"type":"cancel_stream"}')
             await asyncio.wait_for(reader, 10)
@@ -310,7 +311,7 @@ async def _cancel_some(url: str, closes: Closes, rate: int, worker: int) -> list
 
 def _tell_cancels(rate: int, found: list[tuple[float, float, int]]) -> None:
     for name, times in (("close", [close for close, _, _ in found]), ("receipt", [receipt for _, receipt, _ in found])):
-        p99 = statistics.quantiles(times, n=100)[98]
+        p99 = statistics.quantiles(times, n=100, method="inclusive")[98]
         print(
             f"  {len(times)} cancels of {rate}/s beside 100 x 50/s, to the {name}, ms: "
             f"p50 {statistics.median(times):.2f} p99 {p99:.2f} max {max(times):.2f}"
