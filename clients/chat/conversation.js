@@ -50,6 +50,7 @@ export class Conversation {
     if (this.#cut) gone.add(messages.length - 1);
     this.#cut = gone.has(-1);
     this.#oldest = messages[0]?.id ?? "";
+    this.#hush();
     const newer = this.messages.splice(0);
     const first = this.node.firstChild;
     messages.forEach((message, at) => { if (!gone.has(at)) this.#restoreOne(message, first); });
