@@ -1,7 +1,8 @@
 """The whole gateway in front of model servers that nobody here wrote, each installed into a place of its own.
 
 aimock (npm) speaks all three APIs, thinks, calls tools, refuses and breaks off; MockLLM (PyPI) is the usual FastAPI on
-uvicorn, and speaks two. Both say what their files beside this one hold.
+uvicorn, speaks chat completions, and breaks down where it is asked for Messages. Both say what
+their files beside this one hold.
 """
 
 from __future__ import annotations
@@ -157,8 +158,8 @@ async def gateway(spawn: Spawn, way: str, port: int, *flags: str) -> ServerProce
 def way(request: pytest.FixtureRequest, installed: Installed) -> str:
     """One of the APIs that it speaks."""
     name: str = request.param
-    if installed.name == "mockllm" and name == "responses":
-        pytest.skip("MockLLM has no Responses")
+    if installed.name == "mockllm" and name != "chat":
+        pytest.skip("MockLLM speaks chat completions alone")
     return name
 
 
@@ -214,6 +215,21 @@ async def _left_alone(server: ServerProcess, upstream: Running) -> Answer:
         await native.read(stream_id, to=3)
         upstream.kill()
         return await native.read(stream_id)
+
+
+async def test_a_server_that_breaks_down(installed: Installed, spawn: Spawn) -> None:
+    """A page that says that something went wrong inside is a failure of the provider's, tried again and told."""
+    if installed.name != "mockllm":
+        pytest.skip("only MockLLM does")
+    flags = ("--retries", "1", "--retry-base", "0.01")
+    async with (
+        running(installed) as upstream,
+        connected(await gateway(spawn, "messages", upstream.port, *flags)) as native,
+    ):
+        failed = await read(native, "say it")
+    assert failed.end is not None
+    told = {name: failed.end[name] for name in ("error_type", "recoverable", "retry_count")}
+    assert told == {"error_type": "provider_error", "recoverable": True, "retry_count": 1}
 
 
 async def test_thoughts_and_calls(installed: Installed, way: str, spawn: Spawn) -> None:
