@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from wsstream.config import Config, Setting, load_config, settings
+from wsstream.config import Config, Setting, load_attribute, load_config, settings, unknown_variables
 from wsstream.errors import ConfigError
 from wsstream.protocol import ServerSettings
 
@@ -46,6 +46,50 @@ def test_an_empty_variable_counts_as_unset() -> None:
 def test_foreign_variables_are_left_alone() -> None:
     """Variables without the prefix, or of no setting, change nothing and are no error."""
     assert load_config({}, {"PORT": "1", "WSSTREAM_CONFIG": "x", "WSSTREAM_NOPE": "1"}) == Config()
+
+
+def test_a_kubernetes_service_called_wsstream_does_not_stop_the_server() -> None:
+    """Kubernetes sets WSSTREAM_PORT in every pod beside such a service, to an address: that is nobody's setting."""
+    assert load_config({}, {"WSSTREAM_PORT": "tcp://10.0.0.7:8765"}) == Config()
+
+
+def test_a_misspelt_variable_is_found() -> None:
+    """What begins as a variable of ours and is none is named; settings, secrets and Kubernetes' own are not."""
+    ours = {"WSSTREAM_PORT": "1", "WSSTREAM_CONFIG": "x", "WSSTREAM_TOKENS": "x", "WSSTREAM_JWT_KEY": "x"}
+    foreign = {"PORT": "1", "WSSTREAM_SERVICE_HOST": "x", "WSSTREAM_PORT_8765_TCP_ADDR": "x"}
+    assert unknown_variables({**ours, **foreign, "WSSTREAM_PRT": "1"}) == ["WSSTREAM_PRT"]
+
+
+def test_a_wrong_value_is_described_once() -> None:
+    """The message names where it comes from, what was expected, and what was given; of a choice, all there is to choose."""
+    for source, said in (
+        ({"WSSTREAM_PORT": "x"}, "WSSTREAM_PORT: Expected `int`, got 'x'"),
+        ({"WSSTREAM_LOG_FORMAT": "xml"}, "WSSTREAM_LOG_FORMAT: Expected one of text, json, got 'xml'"),
+    ):
+        with pytest.raises(ConfigError) as raised:
+            load_config({}, source)
+        assert str(raised.value) == said
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def broken(:", "SyntaxError: invalid syntax"),
+        ("raise RuntimeError('no key')", r"RuntimeError: no key \(plug_in_.*\.py, line 1\)"),
+        ("import sys; sys.exit(5)", "SystemExit: 5"),
+        ("import no_such_module", "No module named 'no_such_module'"),
+        ("", "has no attribute 'thing'"),
+    ],
+)
+def test_a_plug_in_that_cannot_be_imported_is_a_config_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+) -> None:
+    """Whatever a module does when it is imported, the operator gets one line that names it and says what happened."""
+    name = f"plug_in_{abs(hash(source))}"
+    (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=f"provider: '{name}:thing' cannot be imported: .*{said}"):
+        load_attribute(f"{name}:thing", "provider")
 
 
 @pytest.mark.parametrize(

@@ -337,6 +337,68 @@ async def test_a_provider_that_swallows_many_cancels(swallowed: int) -> None:
     assert (outcome.state, outcome.elapsed_seconds) == (StreamState.CANCELLED, swallowed * CLOSE_TIMEOUT)
 
 
+@in_virtual_time
+async def test_a_provider_that_swallows_a_cancel_and_speaks_on() -> None:
+    """A provider that catches its cancel and puts more is ended where it next gives way, and nothing of that is kept."""
+    said = 0
+
+    async def answer(sink: Sink) -> Finish:
+        nonlocal said
+        while True:
+            try:
+                sink.put([Delta("x")])
+                said += 1
+                await sink.give_way()
+                await asyncio.sleep(0.1)
+            except asyncio.CancelledError:
+                if said > 20:
+                    raise
+
+    run = Run(answer)
+    await asyncio.sleep(1)
+    kept = len(run.log)
+    run.producer.cancel()
+    outcome = await run.end()
+    assert (outcome.state, outcome.final_chunk_id, outcome.elapsed_seconds) == (StreamState.CANCELLED, kept, 1.0)
+
+
+@in_virtual_time
+async def test_a_provider_whose_own_task_was_cancelled_is_not_taken_for_a_stopping_server() -> None:
+    """A CancelledError that nobody here has asked for is the provider's mistake: viewers are told no other reason."""
+
+    async def answer(sink: Sink) -> Finish:
+        sink.put([Delta("a")])
+        helper = asyncio.ensure_future(forever())
+        asyncio.get_running_loop().call_later(1, helper.cancel)
+        await helper
+        raise AssertionError
+
+    outcome = await Run(answer).end()
+    assert (outcome.state, outcome.error_type) == (StreamState.FAILED, ErrorType.INTERNAL_ERROR)
+
+
+@in_virtual_time
+async def test_a_provider_that_exits_does_not_end_the_server() -> None:
+    """SystemExit, as a library raises it that was made for the command line, fails the answer and nothing else."""
+
+    async def answer(sink: Sink) -> Finish:
+        raise SystemExit(3)
+
+    outcome = await Run(answer).end()
+    assert (outcome.state, outcome.error_type) == (StreamState.FAILED, ErrorType.INTERNAL_ERROR)
+
+
+@pytest.mark.parametrize(("reason", "told"), [("length", "length"), ("end_turn", "stop"), ("", "stop")])
+@in_virtual_time
+async def test_viewers_are_told_a_documented_reason(reason: str, told: str) -> None:
+    """Whatever a provider calls its end, viewers are told one of the reasons that the protocol has."""
+
+    async def answer(sink: Sink) -> Finish:
+        return Finish(reason)
+
+    assert (await Run(answer).end()).finish_reason == told
+
+
 @pytest.mark.parametrize("ending", [None, ProviderError("The upstream is gone"), KeyError("bug")])
 @in_virtual_time
 async def test_a_cancelled_stream_is_cancelled_however_it_ends(ending: Exception | None) -> None:

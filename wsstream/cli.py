@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 import types
@@ -13,11 +14,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from wsstream import __version__
-from wsstream.config import Config, Setting, load_config, settings
+from wsstream.config import Config, Setting, load_config, settings, unknown_variables
 from wsstream.errors import ConfigError, ConnectionFailed, WsstreamError
 
 if typing.TYPE_CHECKING:
     from wsstream.server import Server
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_URL = "ws://127.0.0.1:8765/ws"
 
@@ -100,6 +103,9 @@ def _serve(parsed: argparse.Namespace) -> int:
     config = load_config(flags, os.environ, parsed.config or os.environ.get("WSSTREAM_CONFIG"))
     with _log_to_stderr(config):
         from wsstream.server import run
+
+        for name in unknown_variables(os.environ):
+            logger.warning("%s is set, and there is no such setting", name)
 
         run(config, _announce)
     return 0

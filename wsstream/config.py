@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import tomllib
+import typing
 from collections.abc import Mapping
-from pathlib import Path
+from importlib import import_module
+from pathlib import Path, PurePath
+from traceback import extract_tb
 from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
@@ -19,6 +22,12 @@ from wsstream.errors import ConfigError
 from wsstream.protocol import ServerSettings
 
 ENV_PREFIX = "WSSTREAM_"
+
+OTHER_VARIABLES = {"WSSTREAM_CONFIG", "WSSTREAM_TOKENS", "WSSTREAM_JWT_KEY", "WSSTREAM_JWT_PREVIOUS_KEY"}
+"""Variables that are no settings: where these are, and secrets, for which there are no flags."""
+
+KUBERNETES_PREFIXES = ("WSSTREAM_SERVICE_", "WSSTREAM_PORT_")
+"""What Kubernetes adds to the environment for a service of the name wsstream."""
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
@@ -302,12 +311,52 @@ def load_config(flags: Mapping[str, Any], environ: Mapping[str, str], file: str 
         values[key] = _convert(value, known[key], f"{file}: {key}")
     for setting in known.values():
         text = environ.get(setting.variable)
-        if text:
+        if text and not _is_service_link(setting, text):
             values[setting.name] = _convert(text, setting, setting.variable)
     for name, value in flags.items():
         if value is not None:
             values[name] = _convert(value, known[name], known[name].flag)
     return Config(**values)
+
+
+def _is_service_link(setting: Setting, text: str) -> bool:
+    """Whether Kubernetes, and not the operator, has set a variable: to a service of the name wsstream."""
+    return setting.name == "port" and text.startswith(("tcp://", "udp://"))
+
+
+def load_attribute(path: str, setting: str) -> Any:
+    """What ``module:attribute`` names; ``setting`` is who names it.
+
+    Raises:
+        ConfigError: it cannot be imported, whatever its module does when it is.
+    """
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        problem = str(error)
+    except (Exception, SystemExit) as error:
+        problem = f"{type(error).__name__}: {error}{_place(error)}"
+    raise ConfigError(f"{setting}: {path!r} cannot be imported: {problem}")
+
+
+def _place(error: BaseException) -> str:
+    """Where in a module an error was raised; a SyntaxError says that itself."""
+    frame = extract_tb(error.__traceback__)[-1]
+    return "" if isinstance(error, SyntaxError) else f" ({PurePath(frame.filename).name}, line {frame.lineno})"
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings and are none: misspelt ones, most likely.
+
+    What Kubernetes sets for a service of the name wsstream is not among them.
+    """
+    known = {setting.variable for setting in settings()} | OTHER_VARIABLES
+    return sorted(
+        name
+        for name in environ
+        if name.startswith(ENV_PREFIX) and name not in known and not name.startswith(KUBERNETES_PREFIXES)
+    )
 
 
 def _read_file(path: str | None) -> dict[str, Any]:
@@ -325,4 +374,12 @@ def _convert(value: Any, setting: Setting, source: str) -> Any:
     try:
         return msgspec.convert(value, type=setting.type, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {error}, got {value!r}") from error
+        raise ConfigError(f"{source}: {_wanted(setting, str(error))}, got {value!r}") from error
+
+
+def _wanted(setting: Setting, problem: str) -> str:
+    """What is wrong with a value. msgspec has text where flags and variables are, and does not say what may be chosen."""
+    choices = typing.get_args(setting.type.__origin__)
+    if problem.startswith("Invalid enum"):
+        return "Expected one of " + ", ".join(choices)
+    return problem.partition(", got")[0]

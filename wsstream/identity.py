@@ -13,7 +13,6 @@ import os
 import secrets
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -21,7 +20,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from wsstream.config import Config
+from wsstream.config import Config, load_attribute
 from wsstream.errors import ConfigError, Unauthorized
 from wsstream.wires.base import Visitor
 
@@ -287,7 +286,7 @@ class Hook:
         Raises:
             ConfigError: there is nothing like that.
         """
-        target = _import(path)
+        target = load_attribute(path, "identity_hook")
         if isinstance(target, type):
             target = target()
         self._identify = cast(Callable[[Visitor], Awaitable[Identity | None]], getattr(target, "identify", target))
@@ -309,14 +308,6 @@ class Hook:
 
     def refresh(self) -> None:
         """The hook looks after itself."""
-
-
-def _import(path: str) -> Any:
-    module, _, attribute = path.partition(":")
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ConfigError(f"identity_hook: {path!r} cannot be imported: {error}") from error
 
 
 # -- what is configured

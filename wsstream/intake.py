@@ -168,10 +168,14 @@ class Intake:
         return self._log.has_room()
 
     async def wait_room(self) -> None:
-        """Wait for the slowest viewer. The upstream's silence proves nothing meanwhile: nobody reads it."""
+        """Wait for the slowest viewer. The upstream's silence proves nothing meanwhile: nobody reads it.
+
+        Raises:
+            CancelledError: the try is over, whatever the provider has made of its cancel.
+        """
         if self.over:
             await asyncio.sleep(0)  # where a cancel that came of a put takes effect
-            return
+            raise asyncio.CancelledError  # one that did and was swallowed: the provider must not go on for ever
         self._way_at = len(self._log)
         self.deadline = float("inf")
         self._waiting_since = time.monotonic()

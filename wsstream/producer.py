@@ -263,12 +263,15 @@ class Producer:
                 return finish
         except asyncio.CancelledError:
             if not self._timed_out:
-                raise
+                if self._is_stopping():
+                    raise
+                logger.error("stream %s: the provider gave up: something of its own was cancelled", self._log.stream_id)
+                raise InternalFailure from None
         except StreamFailure:
             if not self._timed_out:
                 raise
-        except Exception:
-            # A provider's bug ends its own try and nothing else.
+        except (Exception, SystemExit):
+            # A provider's bug ends its own try and nothing else; nor does a library that would rather exit.
             if not self._timed_out:
                 logger.exception("stream %s: the provider failed unexpectedly", self._log.stream_id)
                 raise InternalFailure from None
@@ -277,6 +280,10 @@ class Producer:
         while self._task.uncancel():  # what was cancelled is this try alone
             pass
         raise ProviderTimeout if self._intake.first_at is None else ChunkTimeout
+
+    def _is_stopping(self) -> bool:
+        """Whether a cancel is ours: of the answer, or of the task by whoever ends the process."""
+        return self._over or self._task is None or self._task.cancelling() > 0
 
     async def _recover(self, failure: StreamFailure, request: ChatRequest) -> ChatRequest:
         """Wait as long as is to be waited, and give the request for the next try.
@@ -447,7 +454,8 @@ class Producer:
                 parsed = parse_answer(self._log.whole_text(), request.response_format)
             except InvalidOutput as failure:
                 return self._failed(failure, usage=finish.usage)
-        return self._outcome(StreamState.COMPLETE, finish_reason=finish.reason, usage=finish.usage, parsed=parsed)
+        reason = finish.reason if finish.reason in _REASONS else "stop"
+        return self._outcome(StreamState.COMPLETE, finish_reason=reason, usage=finish.usage, parsed=parsed)
 
     def _stopped(self) -> Outcome:
         if self._reason is not None:
@@ -507,6 +515,9 @@ class Producer:
 
 _WHOLE = ("stop", "length")
 """The ends of an answer that is meant to be whole."""
+
+_REASONS = ("stop", "length", "content_filter", "tool_calls")
+"""What viewers are told; whatever else a provider calls its end is one like `stop`."""
 
 
 def _words(failure: StreamFailure) -> str:

@@ -91,10 +91,11 @@ async def test_an_end_of_its_own() -> None:
 
 @pytest.mark.parametrize("item", [5, None, b"bytes", {1: 2}, object(), ["a", 5]])
 @in_virtual_time
-async def test_anything_else_is_a_mistake(item: object) -> None:
-    """What is neither text nor delta is refused with words for whoever wrote the provider."""
+async def test_anything_else_is_a_mistake(item: object, caplog: pytest.LogCaptureFixture) -> None:
+    """What is neither text nor delta is refused, and the log has words for whoever wrote the provider."""
     with pytest.raises(TypeError, match="yields strings, deltas or sequences"):
         await answered(yielding(item))
+    assert "yields strings, deltas or sequences of them, not " in caplog.text
 
 
 @pytest.mark.parametrize("how", ["cancel", "finish", "fail"])
@@ -144,6 +145,34 @@ def _sync(request: ChatRequest) -> Iterator[str]:
 
 async def _coroutine(request: ChatRequest) -> str:
     return "x"
+
+
+@in_virtual_time
+async def test_strings_of_other_classes() -> None:
+    """What a template gives is a string of a class of its own; the log gets a plain one of the same text."""
+
+    class Marked(str):
+        def __str__(self) -> str:
+            return "something else"
+
+    sink, _ = await answered(yielding(Marked("text")))
+    assert [(delta.content, type(delta.content)) for delta in sink.deltas] == [("text", str)]
+
+
+async def _without_request() -> AsyncIterator[str]:
+    yield "x"
+
+
+class _Demanding:
+    def __init__(self, key: str) -> None:
+        """Cannot be made without a key."""
+
+
+@pytest.mark.parametrize(("target", "said"), [(_without_request, "one argument"), (_Demanding, "cannot be made: TypeE")])
+def test_what_could_not_be_called(target: Any, said: str) -> None:
+    """A function that takes no request, and a class that cannot be made, are refused when the server starts."""
+    with pytest.raises(ConfigError, match=said):
+        adapt(target)
 
 
 @pytest.mark.parametrize("target", [5, "text", None, _sync, _coroutine, print, int, lambda: 5, object])

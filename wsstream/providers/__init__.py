@@ -10,11 +10,10 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 from wsstream.chunks import ChatRequest, Finish
-from wsstream.config import Config
+from wsstream.config import Config, load_attribute
 from wsstream.errors import ConfigError
 from wsstream.providers.base import Provider, Sink
 from wsstream.providers.names import SERVICES, Access, access
@@ -42,7 +41,7 @@ def open_provider(name: str, config: Config, *, later: bool = False) -> Provider
         raise ConfigError(f"provider: {name!r} is not one of {known}, nor package.module:attribute")
     from wsstream.providers.callable import adapt
 
-    return adapt(_attribute(name))
+    return adapt(load_attribute(name, "provider"))
 
 
 def offered(config: Config) -> dict[str, str | None]:
@@ -58,7 +57,7 @@ def _open_named(name: str, config: Config, later: bool) -> Provider:
     to = access(name, config, os.environ) if name in SERVICES else None  # and sees what is wrong
 
     def make() -> Provider:
-        provider: Provider = _attribute(PROVIDERS[name])(config, name)
+        provider: Provider = load_attribute(PROVIDERS[name], "provider")(config, name)
         return provider
 
     if later and PROVIDERS[name].partition(":")[0] not in sys.modules:
@@ -92,11 +91,3 @@ class _Later:
             await asyncio.wait([self._making])
             if self._making.exception() is None:
                 await self._making.result().close()
-
-
-def _attribute(path: str) -> Any:
-    module, _, attribute = path.partition(":")
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two where there is no module name
-        raise ConfigError(f"provider: {path!r} cannot be imported: {error}") from error

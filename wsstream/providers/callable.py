@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from typing import Any, cast
@@ -16,6 +17,8 @@ from typing import Any, cast
 from wsstream.chunks import ChatRequest, Delta, Finish
 from wsstream.errors import ConfigError
 from wsstream.providers.base import Provider, Sink
+
+logger = logging.getLogger(__name__)
 
 
 def adapt(target: Any) -> Provider:
@@ -25,14 +28,29 @@ def adapt(target: Any) -> Provider:
         ConfigError: it is none of the things this module takes.
     """
     if inspect.isasyncgenfunction(target):
-        return CallableProvider(target)
+        return CallableProvider(_taking_one(target))
     if inspect.isclass(target) or (inspect.isfunction(target) and not inspect.signature(target).parameters):
-        target = target()
+        target = _made(target)
     if hasattr(target, "answer"):
         return cast(Provider, target)
     if callable(target) and inspect.isasyncgenfunction(type(target).__call__):
         return CallableProvider(target)
     raise ConfigError(f"provider: {target!r} is neither an async generator function nor has it an answer method")
+
+
+def _taking_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        raise ConfigError(f"provider: {function!r} must take one argument, the request") from None
+    return function
+
+
+def _made(maker: Callable[[], Any]) -> Any:
+    try:
+        return maker()
+    except Exception as error:
+        raise ConfigError(f"provider: {maker!r} cannot be made: {type(error).__name__}: {error}") from error
 
 
 class CallableProvider:
@@ -61,9 +79,11 @@ class CallableProvider:
 
 def _deltas(item: object) -> list[Delta]:
     if isinstance(item, str):
-        return [Delta(item)] if item else []
+        return [Delta(str.__str__(item))] if item else []  # templates' own kinds of strings are no JSON
     if isinstance(item, Delta):
         return [item] if item.content else []
     if isinstance(item, Iterable):
         return [delta for part in item for delta in _deltas(part)]
-    raise TypeError(f"a provider yields strings, deltas or sequences of them, not {type(item).__name__}")
+    problem = f"a provider yields strings, deltas or sequences of them, not {type(item).__name__}"
+    logger.error(problem)  # of the exception the log shows the type alone
+    raise TypeError(problem)

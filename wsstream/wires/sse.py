@@ -201,8 +201,8 @@ def asked_for(body: ChatBody, request_id: str) -> m.ChatRequested:
     Raises:
         BadRequest: there is nothing to answer.
     """
-    if not body.messages and body.message is None:
-        raise BadRequest("message or messages is needed")
+    if bool(body.messages) == (body.message is not None):
+        raise BadRequest("either message or messages is needed")
     given = {name: value for name in _OWN if (value := getattr(body, name)) is not None}
     return m.ChatRequested(
         request_id=request_id,
