@@ -49,6 +49,14 @@ async def test_the_page(serve: Serve) -> None:
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
+async def test_a_page_that_has_not_changed_is_not_sent_again(serve: Serve) -> None:
+    """A browser that shows the page's ETag is told that its own is good, and gets no body."""
+    server = await serve()
+    first = await get(server, "/")
+    again = await get(server, "/", headers=f"If-None-Match: {first.headers['etag']}\r\n")
+    assert (again.status, again.body) == (304, b"")
+
+
 async def test_the_page_loads_only_what_there_is(serve: Serve) -> None:
     """Every file that the page names is served by this server."""
     server = await serve()

@@ -12,7 +12,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -102,8 +102,10 @@ def make_app(
 
 
 def _page_routes(root: Path) -> list[BaseRoute]:
-    async def chat_page(_: Request) -> Response:
-        return FileResponse(root / "chat" / "index.html")
+    files = StaticFiles(directory=root / "chat")
+
+    async def chat_page(request: Request) -> Response:
+        return await files.get_response("index.html", request.scope)  # which knows when the page is the caller's own
 
     async def example(_: Request) -> Response:
         return _with_inline_script(root / "examples" / "vanilla.html")
@@ -111,7 +113,7 @@ def _page_routes(root: Path) -> list[BaseRoute]:
     return [
         Route("/", chat_page),
         Route("/examples/vanilla.html", example),
-        Mount("/static/chat", StaticFiles(directory=root / "chat")),
+        Mount("/static/chat", files),
     ]
 
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +81,17 @@ async def test_other_models_are_refused(model: str) -> None:
 async def test_the_number_of_tokens_is_exact(rate: int, tokens: int) -> None:
     """As many tokens come as were asked for, and the usage says so."""
     assert len((await answered(f"demo:rate={rate},tokens={tokens}")).deltas) == tokens
+
+
+@pytest.mark.parametrize(("most", "count", "reason"), [(3, 3, "length"), (10, 10, "stop"), (11, 10, "stop")])
+@pytest.mark.parametrize("rate", [0, 100])
+@in_virtual_time
+async def test_no_more_tokens_than_asked_for(rate: int, most: int, count: int, reason: str) -> None:
+    """`max_tokens` cuts the answer, which then ends with `length` and counts what there was."""
+    sink = ListSink()
+    request = msgspec.structs.replace(ask("hi"), model=f"demo:rate={rate},tokens=10", max_tokens=most)
+    finish = await DemoProvider().answer(request, sink)
+    assert (len(sink.deltas), finish.reason, finish.usage) == (count, reason, Usage(1, count))
 
 
 # -- how fast

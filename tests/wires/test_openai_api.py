@@ -128,6 +128,28 @@ async def test_failures_raise_what_the_client_knows(
         await failing
     assert caught.value.request_id
     assert caught.value.body["message"]  # type: ignore[index]
+    advice = caught.value.response.headers.get("x-should-retry")
+    assert advice == (None if getattr(failure, "recoverable") else "false"), "clients would ask again in vain"
+
+
+async def test_clients_do_not_retry_what_is_of_no_use(serve: Serve) -> None:
+    """A client with its ordinary retries asks once for what will not be there the next time."""
+    base = f"http://127.0.0.1:{(await serve()).port}/v1"
+    async with AsyncOpenAI(base_url=base, api_key="none", timeout=5) as client:
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(model="unknown", messages=ASK)
+    assert caught.value.response.request.headers["x-stainless-retry-count"] == "0"
+
+
+async def test_every_documented_option_reaches_the_provider(serve: Serve, scripted: Scripted) -> None:
+    """What the table of options says is passed on is, also where a client of OpenAI's asks."""
+    given = {"user": "u", "metadata": {"a": "b"}, "verbosity": "low", "service_tier": "auto", "seed": 1}
+    given |= {"prompt_cache_key": "k", "safety_identifier": "s", "reasoning_effort": "low", "logit_bias": {"5": 1.0}}
+    async with browsing(await serve(provider=SCRIPTED)) as client:
+        playing = asyncio.create_task(play(scripted, Delta("x")))
+        await client.post("/v1/chat/completions", json={"model": "m", "messages": ASK, **given})
+        await playing
+    assert scripted.last.request.options == given
 
 
 async def test_a_failure_in_the_middle(serve: Serve, scripted: Scripted) -> None:
@@ -322,6 +344,7 @@ async def test_a_response_that_is_not_stored(serve: Serve) -> None:
         {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
         {"input": [{"role": "user", "content": 1}]},
         {"input": "hi", "tools": [{"type": "web_search"}]},
+        {"input": "hi", "conversation": "conv_1"},
     ],
 )
 async def test_responses_that_cannot_be_served(serve: Serve, body: Any) -> None:

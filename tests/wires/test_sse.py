@@ -329,6 +329,7 @@ async def test_what_the_model_is_told(serve: Serve, scripted: Scripted) -> None:
         ({"content": b'{"message":"hi"}', "headers": {"Content-Type": "text/plain"}}, 415),
         ({"content": b'{"message":"' + b"x" * 10_001 + b'"}'}, 422),
         ({"content": b'{"message":"hi","system_prompt":"' + b"x" * 10_001 + b'"}'}, 422),
+        ({"content": b'{"message":"hi","messages":[{"role":"user","content":"ho"}]}'}, 400),
         ({"content": b'{"messages":[{"role":"user","content":"' + b"x" * 10_001 + b'"}]}'}, 422),
         ({"content": b'{"message":"' + b"x" * 2**20 + b'"}'}, 413),
         ({"content": b'{"message":"hi","config":{"provider":"os"}}'}, 400),

@@ -61,13 +61,16 @@ class DemoProvider:
             model = DemoModel()
             tokens = _TOKEN.findall(_answer(request))
             count, make = len(tokens), lambda first, last: [Delta(text) for text in tokens[first:last]]
+        whole = count
+        if request.max_tokens is not None:
+            count = min(count, request.max_tokens)
         if model.rate:
             await self._pace(count, make, model.rate, sink)
         else:
             for first in range(0, count, BURST):
                 sink.put(make(first, min(first + BURST, count)))
                 await sink.give_way()
-        return Finish("stop", Usage(_size(request), count))
+        return Finish("stop" if count == whole else "length", Usage(_size(request), count))
 
     async def _pace(self, count: int, make: Make, rate: float, sink: Sink) -> None:
         if self._ticker is None:

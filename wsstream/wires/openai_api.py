@@ -49,7 +49,8 @@ _ERROR_TYPES = {
 }
 _PASSED_ON = (
     *("tools", "tool_choice", "parallel_tool_calls", "top_p", "stop", "seed"),
-    *("presence_penalty", "frequency_penalty", "logit_bias", "reasoning_effort"),
+    *("presence_penalty", "frequency_penalty", "logit_bias", "reasoning_effort", "verbosity"),
+    *("user", "metadata", "service_tier", "prompt_cache_key", "safety_identifier"),
 )
 """What a provider is told by the names it has here."""
 DONE = b"data: [DONE]\n\n"
@@ -83,6 +84,12 @@ class CompletionBody(msgspec.Struct):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     reasoning_effort: str | None = None
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    verbosity: str | None = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
 
 
 class ResponseBody(msgspec.Struct):
@@ -95,6 +102,7 @@ class ResponseBody(msgspec.Struct):
     background: bool | None = False
     store: bool | None = True
     previous_response_id: str | None = None
+    conversation: str | dict[str, Any] | None = None
     max_output_tokens: m.Size | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -109,10 +117,15 @@ def _request_id() -> dict[str, str]:
     return {"X-Request-Id": "req_" + secrets.token_urlsafe(16)}
 
 
+def _advice(recoverable: bool) -> dict[str, str]:
+    """For OpenAI's clients, which try again at any 409 or 5xx unless they are told that it is of no use."""
+    return {} if recoverable else {"X-Should-Retry": "false"}
+
+
 def refuse(error: WsstreamError) -> Response:
     """An error in OpenAI's shape."""
     status = status_of(error)
-    headers = {**_request_id(), **retry_after(error.retry_after)}
+    headers = {**_request_id(), **retry_after(error.retry_after), **_advice(error.recoverable)}
     return json_response(_error(str(error), error.error_type.value, status), status, headers)
 
 
@@ -124,7 +137,7 @@ def _error(message: str, code: str, status: int) -> dict[str, Any]:
 def _failure(outcome: Outcome) -> Response:
     """An answer that failed before anything of it was sent."""
     status = status_of_failure(outcome)
-    headers = {**_request_id(), **retry_after(outcome.retry_after)}
+    headers = {**_request_id(), **retry_after(outcome.retry_after), **_advice(outcome.recoverable)}
     return json_response(_failed(outcome), status, headers)
 
 
@@ -505,6 +518,8 @@ class OpenAI:
     async def create_response(self, call: Call) -> Response:
         """``POST /v1/responses``."""
         body = await read_json(call.request, ResponseBody, self._max_body)
+        if body.conversation is not None:
+            raise BadRequest("conversation: there are none here; previous_response_id goes on where a response ended")
         session_id, request_id = _names(call.request)
         messages = _messages_of(body.input)
         if body.previous_response_id is not None:
