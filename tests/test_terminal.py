@@ -38,8 +38,8 @@ async def scripted(request: ChatRequest) -> AsyncGenerator[Any, None]:
 
 
 @asynccontextmanager
-async def serving(provider: str = f"{__name__}:scripted") -> AsyncIterator[Server]:
-    async with Server(Config(store="memory:", port=0, provider=provider, listeners=1)).running() as server:
+async def serving(provider: str = f"{__name__}:scripted", **config: Any) -> AsyncIterator[Server]:
+    async with Server(Config(store="memory:", port=0, provider=provider, listeners=1, **config)).running() as server:
         yield server
 
 
@@ -79,14 +79,34 @@ async def test_nobody_there(capsys: pytest.CaptureFixture[str], unused_tcp_port:
 
 
 async def test_conversation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a question, each line of stdin is one, with all that was said before; a failure leaves no trace."""
+    """Without a question, each line of stdin is one, with all that the session holds: also what an answer broke off at."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("one\n\nfail\ntwo\n"))
     async with serving() as server:
         assert await chat(server.url, None, None, "my-session") == 0
         assert len(server.streams.of_session("my-session")) == 3
     out, err = capsys.readouterr()
-    assert out == "one\none / one / fail\none / one / two\n"
+    assert out == "one\none / one / fail\none / one / fail / one / one / fail / two\n"
     assert err == "wsstream: Not this\n"
+
+
+async def test_a_named_session_is_continued(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the name of a session, the model is told what was said in it before, by whichever program."""
+    async with serving() as server:
+        assert await chat(server.url, "one", None, "my-session") == 0
+        assert await chat(server.url, "two", None, "my-session") == 0
+    assert capsys.readouterr().out == "one\none / one / two\n"
+
+
+async def test_a_credential_is_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A server that asks for tokens answers to a good one, and says what is missing without."""
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text('[users]\nalice = "a-token-of-sixteen-characters"\n', encoding="utf-8")
+    async with serving(tokens_file=str(tokens)) as server:
+        assert await chat(server.url, "hello", None, None) == 1
+        assert await chat(server.url, "hello", None, None, "a-token-of-sixteen-characters") == 0
+    out, err = capsys.readouterr()
+    assert out == "hello\n"
+    assert "A valid token is needed" in err
 
 
 async def test_lost_connection_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,7 +130,12 @@ def _announce(server: Server) -> None:
 
 
 def _add_chat(commands: Any) -> None:
-    chat = commands.add_parser("chat", help="ask from the terminal", allow_abbrev=False)
+    chat = commands.add_parser(
+        "chat",
+        help="ask from the terminal",
+        allow_abbrev=False,
+        description="Ask from the terminal. Where the server wants a credential, it is taken from WSSTREAM_TOKEN.",
+    )
     chat.add_argument("prompt", nargs="?", help="one question; without it, a conversation")
     chat.add_argument("--url", default=DEFAULT_URL, help=f"the server (default {DEFAULT_URL})")
     chat.add_argument("--model", help="the model to ask")
@@ -141,7 +146,8 @@ def _add_chat(commands: Any) -> None:
 def _chat(parsed: argparse.Namespace) -> int:
     from wsstream.terminal import chat
 
-    return asyncio.run(chat(parsed.url, parsed.prompt, parsed.model, parsed.session))
+    token = os.environ.get("WSSTREAM_TOKEN")
+    return asyncio.run(chat(parsed.url, parsed.prompt, parsed.model, parsed.session, token))
 
 
 # -- top

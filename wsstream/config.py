@@ -23,7 +23,10 @@ from wsstream.protocol import ServerSettings
 
 ENV_PREFIX = "WSSTREAM_"
 
-OTHER_VARIABLES = {"WSSTREAM_CONFIG", "WSSTREAM_TOKENS", "WSSTREAM_JWT_KEY", "WSSTREAM_JWT_PREVIOUS_KEY"}
+OTHER_VARIABLES = {
+    "WSSTREAM_CONFIG",
+    *("WSSTREAM_TOKEN", "WSSTREAM_TOKENS", "WSSTREAM_JWT_KEY", "WSSTREAM_JWT_PREVIOUS_KEY"),
+}
 """Variables that are no settings: where these are, and secrets, for which there are no flags."""
 
 KUBERNETES_PREFIXES = ("WSSTREAM_SERVICE_", "WSSTREAM_PORT_")

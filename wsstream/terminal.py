@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 
 from wsstream import messages as m
-from wsstream.chunks import ChatMessage, StreamState
+from wsstream.chunks import StreamState
 from wsstream.client import ChatStream, Client, ClientEvent, Lost, connect
 from wsstream.client_protocol import Piece, Resumed, Told
 from wsstream.errors import ConnectionFailed, WsstreamError
@@ -20,9 +20,12 @@ INTERRUPTED = 130
 """The exit status of what Ctrl-C ended: 128 and the signal's number, as shells have it."""
 
 
-async def chat(url: str, prompt: str | None, model: str | None, session: str | None) -> int:
+async def chat(
+    url: str, prompt: str | None, model: str | None, session: str | None, token: str | None = None
+) -> int:
     """Ask ``prompt``, or without one hold a conversation: a question a line, until the end of stdin.
 
+    What was said before in ``session`` the server knows, and tells the model.
     Ctrl-C cancels the running answer; once more, or where none runs, it leaves. The exit status: 0 answered,
     1 failed, 130 cancelled.
     """
@@ -30,7 +33,7 @@ async def chat(url: str, prompt: str | None, model: str | None, session: str | N
     interrupts = _Interrupts()
     try:
         with interrupts.handled():
-            async with connect(url, session_id=session, on_event=screen.on_event) as client:
+            async with connect(url, token=token, session_id=session, on_event=screen.on_event) as client:
                 talk = _Talk(client, model, screen, interrupts)
                 return await (talk.ask_once(prompt) if prompt is not None else talk.converse())
     except asyncio.CancelledError:
@@ -47,14 +50,13 @@ async def chat(url: str, prompt: str | None, model: str | None, session: str | N
 
 
 class _Talk:
-    """Questions and answers, and what was said so far."""
+    """Questions and answers."""
 
     def __init__(self, client: Client, model: str | None, screen: _Screen, interrupts: _Interrupts) -> None:
         self._client = client
         self._model = model
         self._screen = screen
         self._interrupts = interrupts
-        self._history: list[ChatMessage] = []
 
     async def ask_once(self, question: str) -> int:
         """Ask; the exit status.
@@ -85,15 +87,13 @@ class _Talk:
 
     async def _ask(self, question: str) -> bool:
         """Show the answer as it comes; True where it was cancelled."""
-        asked = [*self._history, ChatMessage("user", question)]
-        stream = await self._client.chat(asked, model=self._model)
+        stream = await self._client.chat(question, model=self._model)
         try:
             with self._interrupts.cancelling(stream):
                 async for piece in stream.pieces():
                     self._screen.show(piece, stream)
         finally:
             self._screen.end_line()
-        self._history = [*asked, ChatMessage("assistant", stream.text)]
         return stream.outcome is not None and stream.outcome.state is StreamState.CANCELLED
 
 
