@@ -236,6 +236,33 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 # -- end to end
 
 
+@pytest.mark.parametrize("closed", [[1], [2], [0, 1, 2]])
+def test_a_closed_standard_stream_is_not_replaced_by_a_file_of_ours(tmp_path: Path, closed: list[int]) -> None:
+    """Started without stdin, stdout or stderr, the log goes nowhere: not into the store that got their number."""
+    store = tmp_path / "store.db"
+    code = (
+        f"import os; [os.close(n) for n in {closed}]\n"
+        "from wsstream import cli\n"
+        "def run(config, announce):\n"
+        f"    assert os.open({str(store)!r}, os.O_CREAT | os.O_RDWR) > 2\n"
+        "import wsstream.server; wsstream.server.run = run\n"
+        "raise SystemExit(cli.main(['--port', '0']))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_nobody_reads_where_the_server_is() -> None:
+    """A server whose stdout takes nothing serves all the same."""
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        command = [sys.executable, "-m", "wsstream", "--port", "0", "--store", "memory:", "--provider", "demo"]
+        server = subprocess.Popen(command, stdout=full, stderr=subprocess.PIPE, text=True, env=clean_environ())
+        assert server.stderr is not None
+        assert any("listening on" in line for line in server.stderr)
+        server.terminate()
+        assert server.wait(timeout=30) == 0
+
+
 async def test_a_provider_of_one_s_own(spawn: Spawn) -> None:
     """``--provider module:attribute`` serves an async generator function."""
     server = await spawn("--provider", "tests.data.scripted:echo")

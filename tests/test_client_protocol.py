@@ -27,6 +27,7 @@ from wsstream.client_protocol import (
     Told,
     View,
 )
+from wsstream.errors import BadRequest, MessageTooLarge
 from wsstream.protocol import ServerSettings
 from wsstream.states import ConnectionState, ViewState
 
@@ -40,7 +41,7 @@ ESTABLISHED = {
     "heartbeat_timeout": 25.0,
     "window": 50,
     "window_bytes": 1000,
-    "limits": {"max_message_bytes": 1, "max_streams": 1},
+    "limits": {"max_message_bytes": 1000, "max_streams": 1},
     "active_streams": [],
 }
 
@@ -196,6 +197,19 @@ def test_asking_sends_the_request() -> None:
         }
     ]
     assert (view.state, view.stream_id, view.processed, view.received) == (ViewState.REQUESTED, None, 0, 0)
+
+
+def test_a_request_that_cannot_be_sent_is_refused_and_forgotten() -> None:
+    """Half of a surrogate pair, or more than the server reads, harms neither this connection nor the next."""
+    end = make()
+    with pytest.raises(BadRequest, match="surrogate"):
+        end.chat("r", "a\ud83d")
+    with pytest.raises(MessageTooLarge, match="the server reads 1000"):
+        end.chat("r", "x" * 1000)
+    assert said(end) == []
+    end.connection_lost()
+    greet(end)
+    assert [message["type"] for message in said(end)] == ["hello"]
 
 
 def test_a_start_names_the_stream() -> None:

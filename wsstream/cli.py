@@ -35,6 +35,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status: 0 done, 1 failed, 2 used wrongly."""
+    _fill_standard_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
         given.insert(0, "serve")
@@ -123,7 +124,17 @@ def _log_to_stderr(config: Config) -> Iterator[None]:
 
 
 def _announce(server: Server) -> None:
-    print(f"wsstream {__version__} is ready: {server.url}", flush=True)
+    try:
+        print(f"wsstream {__version__} is ready: {server.url}", flush=True)
+    except OSError:  # whoever started it does not read it; that is no reason not to serve
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fill_standard_streams() -> None:
+    """See that 0, 1 and 2 are open: else the next file or socket would get the number, and the log be written there."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
 
 
 # -- chat

@@ -16,7 +16,7 @@ import msgspec
 
 from wsstream import messages as m
 from wsstream.chunks import ChatMessage, Outcome, StreamState
-from wsstream.errors import ErrorType, MalformedMessage, RequestError, UnknownMessage
+from wsstream.errors import BadRequest, ErrorType, MalformedMessage, MessageTooLarge, RequestError, UnknownMessage
 from wsstream.flow import ACK_GAP, CHUNK_OVERHEAD, AckPacer, Pace, WishedWindow
 from wsstream.states import CONNECTION, VIEW, ConnectionInput, ConnectionState, ViewInput, ViewState, step
 
@@ -221,6 +221,7 @@ class ClientProtocol:
         "_greeted_at",
         "_interval",
         "_last_heard",
+        "_max_message",
         "_max_window",
         "_next_beat",
         "_out",
@@ -259,6 +260,8 @@ class ClientProtocol:
         self._interval = self._timeout = INFINITE
         self._last_heard = self._greeted_at = 0.0
         self._next_beat = INFINITE
+        self._max_message: int | None = None
+        """Bytes of the largest message that the server reads; not known before it has greeted."""
         self.session_id = session_id
         self.ignored = 0
         """Messages that could not be understood. A newer server may send some."""
@@ -317,17 +320,31 @@ class ClientProtocol:
 
         ``request_id`` must be new and hard to guess; it is what makes asking twice harmless. With ``again`` it is one
         that was used before, so that a cancel is told to the server whatever happens.
+
+        Raises:
+            BadRequest: it is no text.
+            MessageTooLarge: the server would close the connection, with all that runs on it.
         """
         request = m.ChatRequested(request_id=request_id, config=config, session_id=session_id)
         if isinstance(prompt, str):
             request.message = prompt
         else:
             request.messages = prompt
+        self._check_request(request)
         view = self._requested[request_id] = View(request, None)
         view._sent = again
         if self._state is ConnectionState.OPEN:
             self._send_request(view)
         return view
+
+    def _check_request(self, request: m.ChatRequested) -> None:
+        """One that could not be sent would be tried again, and fail, with every connection."""
+        try:
+            size = len(m.encode(request))
+        except UnicodeEncodeError:
+            raise BadRequest("The request holds half of a surrogate pair, which is no text") from None
+        if self._max_message is not None and size > self._max_message:
+            raise MessageTooLarge(f"The request has {size} bytes, the server reads {self._max_message}")
 
     def follow(self, stream_id: str, last_chunk_id: int = 0, *, snapshot: bool = False) -> View:
         """Follow a stream that exists, from behind ``last_chunk_id``.
@@ -418,6 +435,7 @@ class ClientProtocol:
             self._round_trip = min(now - self._greeted_at, LONGEST_TRIP)
         self._state = ConnectionState.OPEN
         self.session_id = message.session_id
+        self._max_message = message.limits.max_message_bytes
         self._window = message.window
         self._window_bytes = message.window_bytes
         self._max_window = message.limits.max_window if self._settings.adaptive else None

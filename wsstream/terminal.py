@@ -20,9 +20,7 @@ INTERRUPTED = 130
 """The exit status of what Ctrl-C ended: 128 and the signal's number, as shells have it."""
 
 
-async def chat(
-    url: str, prompt: str | None, model: str | None, session: str | None, token: str | None = None
-) -> int:
+async def chat(url: str, prompt: str | None, model: str | None, session: str | None, token: str | None = None) -> int:
     """Ask ``prompt``, or without one hold a conversation: a question a line, until the end of stdin.
 
     What was said before in ``session`` the server knows, and tells the model.

@@ -168,7 +168,9 @@ class _Demanding:
         """Cannot be made without a key."""
 
 
-@pytest.mark.parametrize(("target", "said"), [(_without_request, "one argument"), (_Demanding, "cannot be made: TypeE")])
+@pytest.mark.parametrize(
+    ("target", "said"), [(_without_request, "one argument"), (_Demanding, "cannot be made: TypeE")]
+)
 def test_what_could_not_be_called(target: Any, said: str) -> None:
     """A function that takes no request, and a class that cannot be made, are refused when the server starts."""
     with pytest.raises(ConfigError, match=said):
