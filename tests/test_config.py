@@ -61,7 +61,7 @@ def test_a_misspelt_variable_is_found() -> None:
 
 
 def test_a_wrong_value_is_described_once() -> None:
-    """The message names where it comes from, what was expected, and what was given; of a choice, all there is to choose."""
+    """The message names where it comes from, what was expected and what was given; of a choice, all there is."""
     for source, said in (
         ({"WSSTREAM_PORT": "x"}, "WSSTREAM_PORT: Expected `int`, got 'x'"),
         ({"WSSTREAM_LOG_FORMAT": "xml"}, "WSSTREAM_LOG_FORMAT: Expected one of text, json, got 'xml'"),

@@ -339,7 +339,7 @@ async def test_a_provider_that_swallows_many_cancels(swallowed: int) -> None:
 
 @in_virtual_time
 async def test_a_provider_that_swallows_a_cancel_and_speaks_on() -> None:
-    """A provider that catches its cancel and puts more is ended where it next gives way, and nothing of that is kept."""
+    """A provider that catches its cancel and puts more is ended where it next gives way; nothing of that is kept."""
     said = 0
 
     async def answer(sink: Sink) -> Finish:

@@ -79,7 +79,7 @@ async def test_nobody_there(capsys: pytest.CaptureFixture[str], unused_tcp_port:
 
 
 async def test_conversation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a question, each line of stdin is one, with all that the session holds: also what an answer broke off at."""
+    """Without a question, each line of stdin is one, with all that the session holds, failed answers too."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("one\n\nfail\ntwo\n"))
     async with serving() as server:
         assert await chat(server.url, None, None, "my-session") == 0

@@ -338,7 +338,7 @@ def load_attribute(path: str, setting: str) -> Any:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         problem = str(error)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is somebody else's module
         problem = f"{type(error).__name__}: {error}{_place(error)}"
     raise ConfigError(f"{setting}: {path!r} cannot be imported: {problem}")
 
@@ -381,7 +381,7 @@ def _convert(value: Any, setting: Setting, source: str) -> Any:
 
 
 def _wanted(setting: Setting, problem: str) -> str:
-    """What is wrong with a value. msgspec has text where flags and variables are, and does not say what may be chosen."""
+    """What is wrong with a value. Of flags and variables msgspec says that they are text; not what may be chosen."""
     choices = typing.get_args(setting.type.__origin__)
     if problem.startswith("Invalid enum"):
         return "Expected one of " + ", ".join(choices)

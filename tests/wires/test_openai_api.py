@@ -18,7 +18,7 @@ from tests.data.scripted import Scripted
 from tests.native import HasPort, connected
 from tests.wires.http import browsing, events
 from wsstream.chunks import ChatMessage, Delta, Finish, Kind, Usage
-from wsstream.errors import ContentFiltered, ProviderError, ProviderRateLimited
+from wsstream.errors import ContentFiltered, ProviderError, ProviderRateLimited, StreamFailure
 from wsstream.messages import rewind_body
 from wsstream.providers.names import SERVICES
 
@@ -113,7 +113,7 @@ async def test_reasoning_and_tools(serve: Serve, scripted: Scripted) -> None:
 )
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_failures_raise_what_the_client_knows(
-    serve: Serve, scripted: Scripted, failure: Exception, error: type[openai.APIStatusError], streamed: bool
+    serve: Serve, scripted: Scripted, failure: StreamFailure, error: type[openai.APIStatusError], streamed: bool
 ) -> None:
     """A failure before the first chunk is a status, also where a stream was asked for, so that clients try again."""
 
@@ -129,7 +129,7 @@ async def test_failures_raise_what_the_client_knows(
     assert caught.value.request_id
     assert caught.value.body["message"]  # type: ignore[index]
     advice = caught.value.response.headers.get("x-should-retry")
-    assert advice == (None if getattr(failure, "recoverable") else "false"), "clients would ask again in vain"
+    assert advice == (None if failure.recoverable else "false"), "clients would ask again in vain"
 
 
 async def test_clients_do_not_retry_what_is_of_no_use(serve: Serve) -> None:

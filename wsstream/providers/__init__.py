@@ -10,7 +10,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from wsstream.chunks import ChatRequest, Finish
 from wsstream.config import Config, load_attribute
