@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -282,3 +284,16 @@ async def test_a_server_that_cannot_say_where_it_is(quick_stop: None) -> None:
     with pytest.raises(BrokenPipeError):
         async with asyncio.timeout(5):
             await serve_until_told(config, announce)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+def test_a_signal_right_behind_the_announcement_is_heard() -> None:
+    """Whoever reads that the server is ready may stop it at once: it drains, and is not killed."""
+    code = (
+        "import os, signal\n"
+        "from wsstream.config import Config\n"
+        "from wsstream.server import run\n"
+        "config = Config(port=0, store='memory:', provider='demo', metrics_port=0)\n"
+        "run(config, lambda server: os.kill(os.getpid(), signal.SIGTERM))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 0

@@ -268,14 +268,16 @@ async def serve(config: Config, announce: Callable[[Server], None], make: type[S
     server = make(config)
     await server.start()
     try:
+        asked, again = _hear_signals(server)  # before anybody is told that there is a server to stop
         announce(server)
         _tune_collector()
-        await _serve_until_told(server)
+        await _serve_until_told(server, asked, again)
     finally:
         await server.stop()
 
 
-async def _serve_until_told(server: Server) -> None:
+def _hear_signals(server: Server) -> tuple[asyncio.Event, asyncio.Event]:
+    """What is set by the first signal to end, and by the second."""
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     again = asyncio.Event()
@@ -291,6 +293,11 @@ async def _serve_until_told(server: Server) -> None:
         loop.add_signal_handler(number, on_signal)
     if hasattr(signal, "SIGHUP"):
         loop.add_signal_handler(signal.SIGHUP, server.reload)
+    return asked, again
+
+
+async def _serve_until_told(server: Server, asked: asyncio.Event, again: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
     await asked.wait()
     draining = loop.create_task(server.drain())
     impatient = loop.create_task(again.wait())

@@ -157,3 +157,12 @@ async def test_a_client_cannot_have_what_is_not_set_up(monkeypatch: pytest.Monke
     for name in ("mistral", "ollama"):
         with pytest.raises(BadRequest, match="not set up"):
             server.assembly.provider(name)
+
+
+@pytest.mark.parametrize(
+    "address", ["nonsense", "127.0.0.1:8000/v1", "ftp://x/", "http://", "http://[::1", "http://x:99999/"]
+)
+def test_an_address_that_is_none_is_refused_at_the_start(address: str) -> None:
+    """Not when somebody asks and is told that the provider cannot be reached."""
+    with pytest.raises(ConfigError, match="is not an HTTP address"):
+        access("openai", Config(base_url=address), {})

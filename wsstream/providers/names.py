@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -107,6 +108,8 @@ def access(name: str, config: Config, environ: Mapping[str, str]) -> Access:
     key = (environ.get(service.key) or "").strip() if service.key else ""
     if not (key or url or (service.is_near and name in _named(config))):
         raise ConfigError(f"provider {name}: {_what_to_set(service, variable)}")
+    if url and not _is_address(url):
+        raise ConfigError(f"provider {name}: {url!r} is not an HTTP address such as http://127.0.0.1:8000/v1")
     if not key.isascii() or not key.isprintable():
         raise ConfigError(f"provider {name}: {service.key} holds characters that no key has")
     if find_spec(sdk) is None:
@@ -114,6 +117,14 @@ def access(name: str, config: Config, environ: Mapping[str, str]) -> Access:
     prefill = parse_prefill(config.prefill if chosen else "auto", service)
     model = service.model if key else None  # who needs no key has models of its own
     return Access(name, url or service.url, key or "none", model, prefill)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _named(config: Config) -> set[str | None]:
