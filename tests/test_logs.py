@@ -398,3 +398,16 @@ async def test_the_server_says_what_became_of_its_lines(serve: Serve, logger: lo
     tell(logger)
     assert logs.statistics().sampled == 7
     assert logs.statistics().written == len(output.lines) == BURST
+
+
+def test_an_exception_that_nobody_caught_is_not_silenced() -> None:
+    """Of uvicorn's own lines those on starts and stops are left out; those on exceptions of an application are not."""
+    written: list[bytes] = []
+    writer = logs.set_up("debug", "text", {}, written.append)
+    try:
+        logging.getLogger("uvicorn.error").info("Started server process")
+        logging.getLogger("uvicorn.error").error("Exception in ASGI application")
+    finally:
+        logs.tear_down(writer)
+    assert b"Exception in ASGI application" in b"".join(written)
+    assert b"Started" not in b"".join(written)

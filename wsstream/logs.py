@@ -257,8 +257,9 @@ def set_up(
     root.addHandler(writer)
     _Current.level_before = root.level
     root.setLevel(level.upper())
-    # uvicorn tells of every start and stop what wsstream says itself.
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    # uvicorn tells of every start and stop what wsstream says itself, and of requests that are none; but it alone knows
+    # of an exception that nobody has caught.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     _Current.writer, _Current.sampler = writer, sampler
     return writer
 

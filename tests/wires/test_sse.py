@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 
 from tests.answers import until
@@ -440,6 +441,41 @@ async def test_too_many_viewers(serve: Serve, scripted: Scripted) -> None:
             scripted.last.finish()
             await stream.rest()
         assert (await client.get("/api/sessions/s/streams")).status_code == 200
+
+
+@pytest.mark.parametrize(("path", "told"), [("/api/sessions/s/messages", "type"), ("/v1/responses/s_1", "error")])
+async def test_a_mistake_of_ours_is_told_and_logged(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str, told: str
+) -> None:
+    """A bug behind a call is a 500 in the wire's own words, and the log says where it happened."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    server = await serve()
+    for name in ("history", "get", "resume"):
+        monkeypatch.setattr(server.streams, name, broken)
+    async with browsing(server) as client:
+        reply = await client.get(path)
+    assert (reply.status_code, told in reply.json()) == (500, True)
+    assert "failed unexpectedly" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_mistake_in_mid_answer_is_logged(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug behind the first byte of a response cuts it off, so that nobody takes it for whole, and is in the log."""
+
+    def broken(*_: object) -> bytes:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("wsstream.wires.sse.Events.span", broken)
+    body = {"message": "hi", "model": "demo:rate=0,tokens=3"}
+    async with browsing(await serve()) as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.post("/api/chat/stream", json=body)
+    await until(lambda: "ZeroDivisionError" in caplog.text)
 
 
 async def test_a_draining_server(serve: Serve, scripted: Scripted) -> None:

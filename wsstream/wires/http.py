@@ -7,6 +7,7 @@ streams that it was given there. A refusal raised before the response has begun 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from wsstream.errors import (
     Draining,
     ErrorType,
     Forbidden,
+    InternalFailure,
     LogTrimmed,
     MalformedMessage,
     MessageTooLarge,
@@ -45,6 +47,8 @@ from wsstream.messages import StreamStatus, explain
 from wsstream.rejections import Reason, Rejections
 from wsstream.wires.base import Gate, LoggedLike, LogsLike, StreamsLike, Visitor
 from wsstream.wires.reader import LogReader, Span, stored
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -245,6 +249,7 @@ class _Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         endpoint = self._methods.get(request.method) or self._methods["GET"]  # Starlette answers HEAD where GET is
+        response: Response | None = None
         try:
             with self._turnstile:
                 streams = await self._gate.enter(visitor(request))
@@ -255,6 +260,11 @@ class _Door:
             await endpoint.refuse(error)(scope, receive, send)
         except ClientDisconnect as error:
             self._count(error)  # nobody is left to be told anything
+        except Exception:
+            if response is not None:  # of which something may be sent: the server beneath logs it, and cuts it off
+                raise
+            logger.exception("%s %s failed unexpectedly", endpoint.method, endpoint.path)
+            await endpoint.refuse(InternalFailure())(scope, receive, send)
 
     def _count(self, error: Exception) -> None:
         reason = _REASONS.get(type(error))
