@@ -251,6 +251,25 @@ def test_a_closed_standard_stream_is_not_replaced_by_a_file_of_ours(tmp_path: Pa
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 0
 
 
+def test_the_installed_command_finds_a_provider_in_the_working_directory(tmp_path: Path) -> None:
+    """``wsstream --provider mymodule:shout`` means the same module as ``python -m wsstream`` does."""
+    (tmp_path / "mymodule.py").write_text("async def shout(request):\n    yield 'x'\n", encoding="utf-8")
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "wsstream"
+    command.write_text(
+        "import sys, wsstream.server\n"
+        "from wsstream.cli import main\n"
+        "from wsstream.providers import open_provider\n"
+        "wsstream.server.run = lambda config, announce: print(open_provider(config.provider, config))\n"
+        "sys.exit(main(['--provider', 'mymodule:shout']))\n",
+        encoding="utf-8",
+    )
+    environ = {**clean_environ(), "PYTHONPATH": str(ROOT)}
+    run_it = [sys.executable, str(command)]
+    done = subprocess.run(run_it, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, "CallableProvider" in done.stdout) == (0, True), done.stderr
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_nobody_reads_where_the_server_is() -> None:
     """A stdout that takes nothing is no reason not to serve, nor to complain at the end."""

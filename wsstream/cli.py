@@ -99,7 +99,15 @@ def _metavar(setting: Setting) -> str:
     return {int: "N", float: "SECONDS"}.get(kind, "TEXT")
 
 
+def _see_working_directory() -> None:
+    """Plug-ins beside whoever starts the server are found by the installed command, as they are by ``python -m``."""
+    here = os.getcwd()
+    if not sys.flags.safe_path and here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+
+
 def _serve(parsed: argparse.Namespace) -> int:
+    _see_working_directory()
     flags = {setting.name: getattr(parsed, setting.name) for setting in settings()}
     config = load_config(flags, os.environ, parsed.config or os.environ.get("WSSTREAM_CONFIG"))
     with _log_to_stderr(config):
