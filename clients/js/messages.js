@@ -78,3 +78,15 @@ export function utf8Length(text) {
   }
   return length;
 }
+
+/**
+ * A message as JSON. Half of a surrogate pair, as a text has it that was cut in the middle of an emoji, is no text for the
+ * server, which would close the connection: it becomes a replacement character.
+ *
+ * @param {object} message
+ */
+export function encode(message) {
+  const text = JSON.stringify(message);
+  if (!/\\ud[89a-f]/.test(text)) return text;
+  return JSON.stringify(message, (_, value) => typeof value === "string" ? value.replace(/[\ud800-\udfff]/gu, "\ufffd") : value);
+}

@@ -7,7 +7,7 @@
  * when `timer()` is due.
  */
 import { CLOSE_TIMEOUT, CLOSE_UNAUTHORIZED, isFinal, reconnectDelay } from "./backoff.js";
-import { decode, utf8Length } from "./messages.js";
+import { decode, encode, utf8Length } from "./messages.js";
 import { StreamRecord } from "./record.js";
 
 /** @typedef {import("./messages.js").Message} Message */
@@ -835,7 +835,7 @@ export class Session {
 
   /** @param {object} message */
   #send(message) {
-    const text = JSON.stringify(message);
+    const text = encode(message);
     this.counts.bytesSent += utf8Length(text);
     this.#sends.push(text);
   }

@@ -93,6 +93,14 @@ describe("connection", () => {
     assert.equal(talk.comeBack()[0].session_id, "s1");
   });
 
+  test("A text that was cut in the middle of an emoji is sent with a replacement character.", () => {
+    const talk = new Talk();
+    talk.arrive();
+    const ask = (message) => talk.after((session) => session.request({ requestId: "r1", message, config: {} }));
+    assert.equal(ask("a\ud83d 😀 \ude00")[0].message, "a\ufffd 😀 \ufffd");
+    assert.equal(ask("\\ud83d 😀")[0].message, "\\ud83d 😀");
+  });
+
   test("A heartbeat is answered with its own timestamp.", () => {
     assert.deepEqual(connected().says({ type: "heartbeat", timestamp: 12.5 }), [{ type: "heartbeat_ack", timestamp: 12.5 }]);
   });
