@@ -384,5 +384,5 @@ def _wanted(setting: Setting, problem: str) -> str:
     """What is wrong with a value. Of flags and variables msgspec says that they are text; not what may be chosen."""
     choices = typing.get_args(setting.type.__origin__)
     if problem.startswith("Invalid enum"):
-        return "Expected one of " + ", ".join(choices)
+        return "Expected one of " + ", ".join(map(str, choices))
     return problem.partition(", got")[0]
