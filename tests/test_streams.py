@@ -232,7 +232,7 @@ async def test_a_refused_request_leaves_nothing(fields: dict[str, Any]) -> None:
 def test_a_client_names_no_provider_outside_the_table(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a server a client can have the providers of its table, and never have it import something."""
     imported: list[str] = []
-    monkeypatch.setattr("wsstream.providers.import_module", imported.append)
+    monkeypatch.setattr("wsstream.config.import_module", imported.append)
     server = Server(Config(store="memory:", provider="demo"))
     if name:
         with pytest.raises(BadRequest):
