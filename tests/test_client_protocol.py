@@ -1279,7 +1279,7 @@ def test_a_slow_greeting_counts_as_a_second_at_most() -> None:
     """Who waited long for the greeting is not therefore far away."""
     end = ClientProtocol(ClientSettings())
     end.connect(NOW)
-    hear(end, NOW + 5, **{**ESTABLISHED, "limits": {"max_message_bytes": 1, "max_streams": 1, "max_window": 100}})
+    hear(end, NOW + 5, **{**ESTABLISHED, "limits": {"max_message_bytes": 1000, "max_streams": 1, "max_window": 100}})
     assert end._round_trip == 1.0
     hear(end, NOW + 9, **ESTABLISHED)
     assert end._round_trip == 1.0
@@ -1310,7 +1310,7 @@ def test_a_stream_s_refusal_is_none_of_the_token_s() -> None:
 def test_a_rewind_into_a_batch_ends_in_the_first_window() -> None:
     """After what was left of a batch was fetched, the window is again what it was at first."""
     end = make()
-    hear(end, **{**ESTABLISHED, "limits": {"max_message_bytes": 1, "max_streams": 1, "max_window": 1000}})
+    hear(end, **{**ESTABLISHED, "limits": {"max_message_bytes": 1000, "max_streams": 1, "max_window": 1000}})
     view = ask(end, window=8)
     assert view._wished is not None
     hear(end, type="chunk_batch", stream_id=view.stream_id, first_chunk_id=1, last_chunk_id=4, content="abcd")
