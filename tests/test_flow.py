@@ -64,7 +64,7 @@ def test_grant_changes_nothing_but_limited() -> None:
 def test_the_next_chunk_goes_only_where_it_would_be_granted(
     sizes: list[int], limit: int, limit_bytes: int, data: st.DataObject
 ) -> None:
-    """`send_next` sends the tail where `grant` allows just that, leaves alone what it does not send, and else agrees."""
+    """`send_next` sends the tail where `grant` allows just that, and leaves alone what it does not send."""
     totals, tail = _totals(sizes), len(sizes)
     short, long = SendWindow(limit, limit_bytes), SendWindow(limit, limit_bytes)
     short.sent = long.sent = data.draw(st.integers(0, tail))
