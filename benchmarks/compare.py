@@ -57,19 +57,22 @@ def fastapi_command(port: int, url: str) -> list[str]:
     return [sys.executable, str(HERE / "peers/fastapi_sdk/server.py"), "--port", str(port), "--upstream", url]
 
 
-def wsstream_command(extra: list[str], store: str = "memory:", checkout: str = "") -> Callable[[int, str], list[str]]:
+def wsstream_command(
+    extra: list[str], store: str = "memory:", checkout: str = "", interpreter: str = sys.executable
+) -> Callable[[int, str], list[str]]:
     def command(port: int, url: str) -> list[str]:
-        python = ["env", f"PYTHONPATH={checkout or HERE.parent}", sys.executable]
+        python = ["env", f"PYTHONPATH={checkout or HERE.parent}", interpreter]
         serve = [*python, "-m", "wsstream", "serve", "--port", str(port), "--provider", "openai"]
         return [*serve, "--base-url", url, "--store", store.format(port=port), *extra]
 
     return command
 
 
-def known_peers(wsstream_args: list[str], scratch: str, before: str) -> dict[str, Peer]:
+def known_peers(wsstream_args: list[str], scratch: str, before: str, python: str) -> dict[str, Peer]:
     """Every gateway by name.
 
-    ``ws_node`` is the cheaper of its two ways to call the upstream; ``before`` is another checkout of wsstream.
+    ``ws_node`` is the cheaper of its two ways to call the upstream; ``before`` is another checkout of wsstream, and
+    ``wsstream_python`` this one under another interpreter.
     """
     peers = [
         node_peer("ws_node", "http"),
@@ -77,6 +80,7 @@ def known_peers(wsstream_args: list[str], scratch: str, before: str) -> dict[str
         Peer("fastapi_sdk", "peer", fastapi_command),
         Peer("wsstream", "wsstream", wsstream_command(wsstream_args)),
         Peer("before", "wsstream", wsstream_command(wsstream_args, checkout=before)),
+        Peer("wsstream_python", "wsstream", wsstream_command(wsstream_args, interpreter=python)),
         Peer("wsstream_sqlite", "wsstream", wsstream_command(wsstream_args, f"sqlite:{scratch}/{{port}}.db")),
     ]
     return {peer.name: peer for peer in peers}
@@ -281,6 +285,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--spread", type=float, default=0, help="seconds over which the streams start; 0 = all at once")
     parser.add_argument("--wsstream-args", default="", help="more options for wsstream serve, in one string")
     parser.add_argument("--before", default="", metavar="CHECKOUT", help="the wsstream that is the peer `before`")
+    parser.add_argument(
+        "--python", default=sys.executable, metavar="PATH", help="the interpreter of the peer `wsstream_python`"
+    )
     parser.add_argument("--json", type=Path, help="write every figure of every run here")
     return parser.parse_args()
 
@@ -297,7 +304,7 @@ def main() -> None:
         raise SystemExit("run `npm ci` in benchmarks/peers/ws_node first")
     signal.signal(signal.SIGTERM, leave)
     with tempfile.TemporaryDirectory(prefix="wsstream-bench-") as logs:
-        peers = known_peers(options.wsstream_args.split(), logs, options.before)
+        peers = known_peers(options.wsstream_args.split(), logs, options.before, options.python)
         if unknown := [name for name in names if name not in peers]:
             raise SystemExit(f"unknown peer {unknown[0]!r}; there are {', '.join(peers)}")
         options.logs = Path(logs)

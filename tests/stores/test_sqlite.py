@@ -264,7 +264,7 @@ async def test_under_load_tokens_share_commits(tmp_path: Path) -> None:
     await asyncio.sleep(1)
     starts = [start for start, _ in store.commits]
     assert all(later - earlier >= WINDOW - 1e-9 for earlier, later in itertools.pairwise(starts))
-    assert 25 <= len(starts) <= 36
+    assert 0.1 <= len(starts) * WINDOW <= 0.14  # as long as the load lasted, and little more
     assert acks == sorted(acks)
     assert acks[-1] == 200
     await store.close()
