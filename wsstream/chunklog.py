@@ -193,6 +193,7 @@ class ChunkLog:
         "stream_id",
         "tail",
         "totals",
+        "weight",
         "wire_cache",
     )
 
@@ -223,6 +224,9 @@ class ChunkLog:
         self.outcome: Outcome | None = None
         self.tail = 0
         self.totals = array("Q", (0,))
+        """Bytes of the chunks 1 … n together, each with its overhead."""
+        self.weight = 0
+        """Bytes appended: the last of `totals`."""
         self.attachments: list[Attachment] = []
         self.wire_cache: dict[type, Any] = {}
         """What a wire derives once from this log for all its viewers."""
@@ -265,11 +269,6 @@ class ChunkLog:
         return len(self._kinds)
 
     @property
-    def weight(self) -> int:
-        """Bytes appended."""
-        return self.totals[-1]
-
-    @property
     def ending(self) -> bool:
         """Whether its outcome is settled, stored or not."""
         return self._pending_outcome is not None
@@ -292,7 +291,8 @@ class ChunkLog:
         self._newest = body = encode(delta.content)[1:-1]
         self._data += body
         totals = self.totals
-        totals.append(totals[-1] + len(body) + self._overhead)
+        self.weight = weight = self.weight + len(body) + self._overhead
+        totals.append(weight)
         self._kinds.append(delta.kind)
         self._newest_id = last = len(totals) - 1
         if self._durable:
@@ -307,11 +307,12 @@ class ChunkLog:
         first = len(self._kinds) + 1
         data = self._data
         totals = self.totals
-        total = totals[-1]
+        total = self.weight
         for body in bodies:
             data += body
             total += len(body) + self._overhead
             totals.append(total)
+        self.weight = total
         self._kinds += kinds
         self._store.append(self.stream_id, first, bodies, kinds, self._on_committed)
 
@@ -330,7 +331,8 @@ class ChunkLog:
         for attachment in self.attachments:
             if attachment.waiting:  # as `rouse`, without the call: this runs for every token
                 attachment.waiting = False
-                attachment.push(attachment)
+                push = attachment.push  # by a name: Python looks for a method first where a slot is called
+                push(attachment)
 
     def finish(self, outcome: Outcome) -> None:
         """End the log. The first outcome stands; later ones are ignored."""
@@ -358,6 +360,7 @@ class ChunkLog:
             return
         self._broken = True
         del self._data[self._end(self.tail) :], self._kinds[self.tail :], self.totals[self.tail + 1 :]
+        self.weight = self.totals[-1]
         if self._pending_outcome is not None:
             self._pending_outcome = outcome(self.tail)
             self._on_finished()
@@ -400,6 +403,7 @@ class ChunkLog:
         self._kinds = bytearray(kinds)
         weights = [len(body) + self._overhead for body in bodies]
         self.totals = array("Q", accumulate(weights, initial=0))
+        self.weight = self.totals[-1]
         self.loaded = True
 
     def go_on_from(self, bodies: Sequence[bytes], kinds: bytes) -> None:
@@ -412,6 +416,7 @@ class ChunkLog:
         self._data = bytearray()
         self._kinds = bytearray()
         self.totals = array("Q", (0,))
+        self.weight = 0
         self.wire_cache.clear()
         self.loaded = False
 
@@ -562,7 +567,7 @@ class ChunkLog:
     def has_room(self) -> bool:
         """Whether the producer may read on. O(1) but for every ``high``-th chunk or so."""
         size = len(self._kinds)
-        if size < self._room_until and self.totals[-1] < self._weight_until:
+        if size < self._room_until and self.weight < self._weight_until:
             return True
         if self.paused:
             return False
@@ -573,7 +578,7 @@ class ChunkLog:
             self._room_until = min(self._room_until, self.stop_at)
             if size >= self.stop_at:
                 self.on_stop()
-        return size < self._room_until and self.totals[-1] < self._weight_until
+        return size < self._room_until and self.weight < self._weight_until
 
     def pause(self) -> None:
         """Have no room until somebody attaches."""
@@ -618,7 +623,7 @@ class ChunkLog:
         if self.paused or (self.stop_at is not None and size >= self.stop_at):
             return False
         floor = self.floor
-        return size - floor <= self.low and self.totals[-1] - self.totals[floor] <= self._high_bytes // 2
+        return size - floor <= self.low and self.weight - self.totals[floor] <= self._high_bytes // 2
 
     def _release_room(self) -> None:
         if self._room is not None and not self._room.done():

@@ -80,7 +80,8 @@ class FrameBook:
         log = self._log
         if len(log.attachments) != 1:
             return self.span(chunk_id, chunk_id, batch=False)
-        payload = self._writer.chunk(chunk_id, *log.entry(chunk_id))
+        body, kind = log.entry(chunk_id)
+        payload = self._writer.chunk(chunk_id, body, kind)
         size = len(payload)
         return _SHORT[size] + payload if size < 126 else text_frame(payload)
 

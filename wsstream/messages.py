@@ -569,6 +569,11 @@ def rewind_body(to_chunk_id: int, reason: str, withdrawn: int | None = None) -> 
 _KIND_SUFFIX = [b'"}', *(b'","kind":"%b"}' % kind.wire.encode() for kind in Kind if kind)]
 
 
+_COUNTED = 4096
+_NUMBERS = [b"%d" % number for number in range(_COUNTED)]
+"""The ids of most chunks, ready to be written."""
+
+
 class ChunkWriter:
     """Writes the chunk messages of one stream from ready-made bodies."""
 
@@ -587,7 +592,8 @@ class ChunkWriter:
     def chunk(self, chunk_id: int, body: bytes, kind: int) -> bytes:
         """One `content_chunk` (or `stream_rewind`)."""
         if not kind:
-            return b'%b%d,"content":"%b"}' % (self._chunk, chunk_id, body)
+            number = _NUMBERS[chunk_id] if chunk_id < _COUNTED else b"%d" % chunk_id
+            return b"".join((self._chunk, number, b',"content":"', body, b'"}'))
         if kind == Kind.REWIND:
             return b'{"type":"stream_rewind","stream_id":%b,"chunk_id":%d,%b}' % (self._name, chunk_id, body)
         return b'%b%d,"content":"%b%b' % (self._chunk, chunk_id, body, _KIND_SUFFIX[kind])
