@@ -27,7 +27,7 @@ from wsstream.registry import Registry
 from wsstream.stores.memory import MemoryStore
 from wsstream.streams import Streams
 from wsstream.wires.base import OpenGate
-from wsstream.wires.native import Hub
+from wsstream.wires.hub import Hub
 
 ROUNDS = 5
 TOKENS = 20_000
@@ -110,7 +110,8 @@ async def main() -> None:
     connection.data_received(HANDSHAKE)
     connection.data_received(masked(msgspec.json.encode({"type": "chat_request", "request_id": "r", "message": "hi"})))
     await asyncio.sleep(0.05)
-    (attachment,) = connection._dialogue.attachments.values()
+    out = connection._dialogue._out
+    (attachment,) = out.attachments.values()
     log, sink, delta = attachment.log, provider.sink, [Delta("@0000001234567890 ")]
     ack = masked(b'{"type":"chunk_ack","stream_id":"%b","chunk_id":1}' % log.stream_id.encode())
 
@@ -120,8 +121,8 @@ async def main() -> None:
 
     def flush() -> None:
         attachment.window.sent -= 1
-        connection._dialogue._ready.append(attachment)
-        connection._dialogue.flush()
+        out._ready.append(attachment)
+        out.flush()
 
     parser, reading = SseParser(), _ChatReading(Silent())
     parser.feed(b"data: x\n\n")

@@ -18,8 +18,9 @@ from tests.native import PATIENCE, UPGRADE, Native, connected, frame
 from wsstream import connection
 from wsstream.connection import NativeConnection
 from wsstream.server import Server
-from wsstream.wires import native as wire
+from wsstream.wires.desk import MAX_TURN_CONTROL
 from wsstream.wires.native import Dialogue
+from wsstream.wires.outlet import WRITE_SLICE, Outlet
 
 CONT, TEXT, BINARY, CLOSE, PING = 0, 1, 2, 8, 9
 HEARTBEAT = b'{"type":"heartbeat","timestamp":1}'
@@ -250,7 +251,7 @@ async def test_what_a_client_does_not_read_stays_in_the_log(serve: Serve, script
             scripted.last.put("x" * 1024)
         await asyncio.sleep(0.1)
         held = of(server)._transport.get_write_buffer_size()
-        assert held <= connection.WRITE_HIGH + wire.WRITE_SLICE + 4096
+        assert held <= connection.WRITE_HIGH + WRITE_SLICE + 4096
         native.socket.transport.resume_reading()
         scripted.last.finish()
         assert (await native.read(stream_id)).last == 900
@@ -324,7 +325,7 @@ async def test_many_questions_with_large_answers_are_too_many(serve: Serve) -> N
         end = of(server)
         native.send_bytes(frame(TEXT, b'{"type":"list_streams"}') * 5000)
         assert await native.closed() == (1008, "too many questions at once")
-        assert end.statistics().bytes_sent < 2 * wire.MAX_TURN_CONTROL
+        assert end.statistics().bytes_sent < 2 * MAX_TURN_CONTROL
 
 
 async def test_a_large_answer_cuts_nobody_off(serve: Serve) -> None:
@@ -421,18 +422,20 @@ async def test_a_mistake_while_writing_ends_one_connection(
         await other.resume(stream_id, 0)
         first = next(iter(server.registry))
         assert isinstance(first, NativeConnection)
+        assert isinstance(first._dialogue, Dialogue)
 
         def broken(*_: object) -> bytes:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(Dialogue, "_take", lambda self, a: broken() if self is first._dialogue else take(self, a))
+        broken_one = first._dialogue._out
+        monkeypatch.setattr(Outlet, "_take", lambda self, a: broken() if self is broken_one else take(self, a))
         scripted.last.put("a")
         scripted.last.finish()
         assert (await native.closed())[0] == 1011
         assert (await other.read(stream_id)).text == "a"
 
 
-take = Dialogue._take
+take = Outlet._take
 
 
 # -- what is known of a connection

@@ -19,7 +19,9 @@ from wsstream.config import Config
 from wsstream.frames import payloads
 from wsstream.registry import Registry
 from wsstream.wires.base import OpenGate
-from wsstream.wires.native import CALM, GATHER, MAX_GATHER, SHORT_SLICE, WRITE_SLICE, Dialogue, Hub
+from wsstream.wires.hub import Hub
+from wsstream.wires.native import Dialogue
+from wsstream.wires.outlet import CALM, GATHER, MAX_GATHER, SHORT_SLICE, WRITE_SLICE
 
 WIDE = {"max_window": 1_000_000, "max_window_bytes": 1 << 30, "high_water": 1_000_000, "low_water": 1}
 SLACK = 3 * WRITE_SLICE

@@ -34,7 +34,8 @@ from wsstream.rejections import Reason
 from wsstream.wires import aisdk
 from wsstream.wires.aisdk import AiDialogue
 from wsstream.wires.base import Visitor, counted_address
-from wsstream.wires.native import Dialogue, Hub
+from wsstream.wires.hub import Hub
+from wsstream.wires.native import Dialogue
 
 logger = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from wsstream.tracing import Traced, make_tracer
 from wsstream.web import make_app
 from wsstream.wires import aisdk_http, durable, feeds, native_http, openai_api, sse, tickets
 from wsstream.wires.http import Endpoint
-from wsstream.wires.native import Hub
+from wsstream.wires.hub import Hub
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,8 @@ from wsstream.rejections import Reason
 from wsstream.wires.aisdk import MAX_FRAME, AiDialogue
 from wsstream.wires.aisdk import PATH as AI_PATH
 from wsstream.wires.base import Visitor, counted_address
-from wsstream.wires.native import Dialogue, Hub
+from wsstream.wires.hub import Hub
+from wsstream.wires.native import Dialogue
 
 logger = logging.getLogger(__name__)
 # What a hostile peer sends must not fill the log: the library would write a record for every broken handshake.

@@ -22,7 +22,7 @@ from wsstream.connection import NativeConnection
 from wsstream.errors import CloseCode
 from wsstream.server import Server, serve
 from wsstream.wires.base import Visitor
-from wsstream.wires.native import Hub
+from wsstream.wires.hub import Hub
 
 connection.MAX_HELD_CONTROL = 64 * 1024 * 1024
 

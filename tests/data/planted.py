@@ -18,7 +18,7 @@ from wsstream.sessions import Sessions
 from wsstream.stores import database
 from wsstream.stores.database import Cancelled, Database, Finish
 from wsstream.streams import Stream, Streams
-from wsstream.wires.native import _HANDLERS, Dialogue
+from wsstream.wires.desk import _HANDLERS, Desk
 
 PLANTED: dict[str, Callable[[], None]] = {}
 
@@ -112,15 +112,15 @@ def ends_not_kept() -> None:
 @plant
 def cancels_overtake() -> None:
     """Who cancels an answer that is still being read from the store is told its end before its chunks."""
-    Dialogue._on_cancel = _cancel_and_overtake  # type: ignore[method-assign]
+    Desk._on_cancel = _cancel_and_overtake  # type: ignore[method-assign]
     _HANDLERS[CancelStream] = _cancel_and_overtake
 
 
-def _cancel_and_overtake(self: Dialogue, core: Any, asked: CancelStream) -> None:
+def _cancel_and_overtake(self: Desk, asked: CancelStream) -> None:
     assert asked.stream_id is not None
-    stream = self._streams.get(asked.stream_id)
-    self._streams.cancel(stream)
-    if asked.stream_id not in self.attachments:
+    stream = self.streams.get(asked.stream_id)
+    self.streams.cancel(stream)
+    if asked.stream_id not in self._out.attachments:
         stream.log.when_finished(self._tell_end)
 
 

@@ -19,7 +19,7 @@ from wsstream.registry import Registry
 from wsstream.stores.memory import MemoryStore
 from wsstream.streams import Streams
 from wsstream.wires.base import OpenGate
-from wsstream.wires.native import Hub
+from wsstream.wires.hub import Hub
 
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"

@@ -35,7 +35,8 @@ from wsstream.wires.http import (
     watched,
     write,
 )
-from wsstream.wires.native import Dialogue, Hub
+from wsstream.wires.hub import Hub
+from wsstream.wires.native import Dialogue
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,83 @@
+"""What the dialogues of one server share, and where each of them writes to."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from wsstream.protocol import ServerSettings
+from wsstream.registry import Member, Registry
+from wsstream.tally import WireTally
+from wsstream.ticks import Flusher, TimerWheel
+from wsstream.wires.base import Gate
+
+
+class Hub:
+    """What the connections of one server share."""
+
+    __slots__ = (
+        "flusher",
+        "gate",
+        "grace",
+        "loop",
+        "pushes",
+        "registry",
+        "settings",
+        "stall",
+        "tally",
+        "turn",
+        "wheel",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: ServerSettings,
+        gate: Gate,
+        registry: Registry,
+        grace: float = 60.0,
+        stall: float | None = None,
+    ) -> None:
+        """What is shared, and two limits in seconds.
+
+        Args:
+            grace: for which a connection goes on when its token has run out.
+            stall: for which a viewer may leave everything that it was sent unacknowledged; None for ever.
+        """
+        self.loop = loop
+        self.settings = settings
+        self.gate = gate
+        """Whoever serves may put another in its place before anybody comes."""
+        self.registry = registry
+        self.grace = grace
+        self.stall = stall
+        self.flusher = Flusher(loop)
+        self.wheel = TimerWheel(loop)
+        self.turn = 0
+        """The millisecond of the loop's clock in which chunks were last written at once."""
+        self.pushes = 0
+        """How many were, in it."""
+        self.tally = WireTally()
+
+
+class Line(Member, Protocol):
+    """Where a dialogue's messages go: a connection. Nothing here ever blocks or raises."""
+
+    paused: bool
+    """Whether the client does not read: chunks wait in their logs meanwhile."""
+
+    def write(self, data: bytes) -> None:
+        """Send frames."""
+
+    def write_anyway(self, data: bytes) -> None:
+        """Send frames that do not wait for a client that does not read; one that provokes too many is cut off."""
+
+    def keep_short(self, short: bool) -> None:
+        """Because several streams wait for each other, count as `paused` when little is under way; or when much is.
+
+        What was written cannot be taken back, and nothing can pass it. A line that cannot tell how much is under way
+        may ignore this.
+        """
+
+    def say_close(self, code: int, reason: str) -> None:
+        """Close; nothing is written any more."""
