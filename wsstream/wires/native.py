@@ -1,4 +1,4 @@
-"""One client of the native wire: its words go to the protocol core, its credentials to the gate, its requests to a desk.
+"""One client of the native wire: it says who it is to the gate, and what it asks to its desk.
 
 A `Dialogue` ties one end of the protocol core to the streams. It knows no socket: what it has to say goes by its
 `Outlet` to a `Line`. It has no queue and no timer of its own, and a task only while it waits for the gate's decision:
