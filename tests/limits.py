@@ -391,7 +391,7 @@ async def large_answer(it: Mount, n: int) -> str:
     """In chunks of 1000 bytes."""
 
     async def play() -> None:
-        (stream,) = it.assembly.streams._running
+        (stream,) = it.assembly.streams.running
         for _ in range(n):
             it.scripted.last.put(_weighing(stream.stream_id, 1000))
             await asyncio.sleep(0)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from tests.virtual import in_virtual_time, turns
-from wsstream import streams as module
 from wsstream.chunklog import Attachment
 from wsstream.chunks import ChatMessage, ChatRequest, Delta, Finish, Outcome, StreamState
 from wsstream.config import Config
@@ -34,6 +33,7 @@ from wsstream.server import Server
 from wsstream.stores.base import End, StoredLog, StreamRecord, StreamSummary
 from wsstream.stores.memory import MemoryStore
 from wsstream.streams import Stream, Streams
+from wsstream.streams import directory as module
 
 PATIENT = {"chunk_timeout": 80_000, "max_stream_seconds": 80_000}
 

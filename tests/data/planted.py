@@ -74,7 +74,7 @@ def requests_forgotten() -> None:
 
     async def open_and_forget(self: Streams) -> None:
         await open_streams(self)
-        self._requests.clear()
+        self._directory._requests.clear()
 
     Streams.open = open_and_forget  # type: ignore[method-assign]
 

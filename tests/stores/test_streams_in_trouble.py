@@ -285,7 +285,7 @@ async def test_number_and_size_count_across_restarts() -> None:
         ended = [await h.ended("x" * 2000) for _ in range(6)]
     for settings, kept in (({"max_retained": 4}, 4), ({"max_retained_bytes": 5000}, 2)):
         async with house(disk := Disk(disk.copy()), **settings) as h:
-            there = [stream.stream_id in h.streams._streams for stream in ended]
+            there = [stream.stream_id in h.streams._directory for stream in ended]
             assert there == [False] * (6 - kept) + [True] * kept
             with pytest.raises(LogTrimmed):
                 h.streams.get(ended[5 - kept].stream_id)
