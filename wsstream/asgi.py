@@ -13,8 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextvars import ContextVar
 from typing import Any
@@ -27,14 +25,14 @@ from wsstream.config import Config
 from wsstream.errors import CloseCode, Forbidden, Unauthorized
 from wsstream.frames import payloads
 from wsstream.identity import Identity
-from wsstream.messages import SessionChanged
 from wsstream.protocol import SUBPROTOCOL
-from wsstream.registry import ConnectionInfo, TryLater
+from wsstream.registry import TryLater
 from wsstream.rejections import Reason
 from wsstream.wires import aisdk
 from wsstream.wires.aisdk import AiDialogue
 from wsstream.wires.base import Visitor, counted_address
 from wsstream.wires.hub import Hub
+from wsstream.wires.line import DialogueLine
 from wsstream.wires.native import Dialogue
 
 logger = logging.getLogger(__name__)
@@ -214,23 +212,22 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, error: Unauthorize
     await send({"type": "http.response.body", "body": str(error).encode()})
 
 
-class AsgiConnection:
-    """One WebSocket of somebody else's server: a `wsstream.wires.native.Line`."""
+class AsgiConnection(DialogueLine):
+    """One WebSocket of somebody else's server: a `wsstream.wires.line.Line`."""
 
     def __init__(self, hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__()
+        self._dialogue: Dialogue | AiDialogue | None
         self._hub = hub
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._dialogue: Dialogue | AiDialogue | None = None
         self._pending: list[bytes] = []
         self._size = 0
         self._held = 0
         self._something = asyncio.Event()
         self._close: tuple[int, str] | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._connected_at = time.time()
-        self.connection_id = "c_" + secrets.token_urlsafe(16)
         self.paused = False
 
     async def run(self, *, is_ai: bool) -> None:
@@ -364,13 +361,6 @@ class AsgiConnection:
 
     # -- the end
 
-    def close(self, code: int, reason: str) -> None:
-        """Close the connection after what is pending was written."""
-        if self._dialogue is None:
-            self._abort()
-        else:
-            self._dialogue.close(code, reason)
-
     def say_close(self, code: int, reason: str) -> None:
         """Send the close frame behind what is pending."""
         if self._close is None:
@@ -383,47 +373,8 @@ class AsgiConnection:
         for task in self._tasks:
             task.cancel()
 
-    def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None:
-        """Announce the end of this server."""
-        if self._dialogue is not None:
-            self._dialogue.go_away(deadline_ms, reconnect_after_ms)
-
-    def tell_session_changed(self, change: SessionChanged) -> None:
-        """Somebody else has changed this connection's session."""
-        if self._dialogue is not None:
-            self._dialogue.tell_session_changed(change)
-
-    # -- what is known of it
-
-    @property
-    def session_id(self) -> str | None:
-        """The session that its client has named, or was given."""
-        return None if self._dialogue is None else self._dialogue.session_id
-
-    @property
-    def session_key(self) -> str | None:
-        """The name of that session among everybody's."""
-        return None if self._dialogue is None else self._dialogue.session_key
-
-    @property
-    def access(self) -> object:
-        """What the gate has handed out to its client; None before that."""
-        return None if self._dialogue is None else self._dialogue.access
-
-    def statistics(self) -> ConnectionInfo:
-        """What is known of this connection."""
-        dialogue = self._dialogue
-        return ConnectionInfo(
-            connection_id=self.connection_id,
-            session_id=self.session_id,
-            user_id=None if dialogue is None else dialogue.user_id,
-            remote=visitor(self._scope).remote,
-            connected_at=self._connected_at,
-            streams=0 if dialogue is None else len(dialogue.attachments),
-            messages_received=0 if dialogue is None else dialogue.messages_received,
-            bytes_sent=0 if dialogue is None else dialogue.bytes_sent,
-            round_trip=None if dialogue is None else dialogue.round_trip,
-        )
+    def _where(self) -> str:
+        return visitor(self._scope).remote
 
 
 def visitor(scope: Scope) -> Visitor:

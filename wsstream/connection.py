@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import socket
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -25,15 +23,14 @@ from websockets.typing import Subprotocol
 
 from wsstream.errors import CloseCode, Forbidden
 from wsstream.inbound import Alignment, short_text
-from wsstream.messages import SessionChanged
 from wsstream.protocol import SUBPROTOCOL
 from wsstream.proxies import TrustedProxies
-from wsstream.registry import ConnectionInfo
 from wsstream.rejections import Reason
 from wsstream.wires.aisdk import MAX_FRAME, AiDialogue
 from wsstream.wires.aisdk import PATH as AI_PATH
 from wsstream.wires.base import Visitor, counted_address
 from wsstream.wires.hub import Hub
+from wsstream.wires.line import DialogueLine
 from wsstream.wires.native import Dialogue
 
 logger = logging.getLogger(__name__)
@@ -59,14 +56,12 @@ TCP_NOTSENT_LOWAT = 25  # Linux's; socket has no name for it in Python 3.11
 NO_PROXIES = TrustedProxies()
 
 
-class NativeConnection(asyncio.Protocol):
+class NativeConnection(DialogueLine, asyncio.Protocol):
     """One socket that speaks ``wsstream.v1``, or at its own address what the AI SDK speaks."""
 
     __slots__ = (
         "_alignment",
         "_closing",
-        "_connected_at",
-        "_dialogue",
         "_fragments",
         "_held",
         "_hub",
@@ -74,13 +69,14 @@ class NativeConnection(asyncio.Protocol):
         "_remote",
         "_transport",
         "_websocket",
-        "connection_id",
         "paused",
         "write",
     )
 
     def __init__(self, hub: Hub, proxies: TrustedProxies | None = None) -> None:
         """``proxies``: those whose word on where the client is counts."""
+        super().__init__()
+        self._dialogue: Dialogue | AiDialogue | None
         self._hub = hub
         self._proxies = proxies or NO_PROXIES
         self._remote: str | None = None
@@ -93,13 +89,10 @@ class NativeConnection(asyncio.Protocol):
             select_subprotocol=_select_subprotocol,
             logger=frames_logger,
         )
-        self._dialogue: Dialogue | AiDialogue | None = None
         self._alignment = Alignment()
         self._fragments: list[bytes] = []
         self._closing = False
         self._held = 0
-        self._connected_at = time.time()
-        self.connection_id = "c_" + secrets.token_urlsafe(16)
         self.paused = False
 
     # -- asyncio.Protocol
@@ -298,12 +291,8 @@ class NativeConnection(asyncio.Protocol):
 
     # -- the end
 
-    def close(self, code: int, reason: str) -> None:
-        """Close the connection after what is pending was written."""
-        if self._dialogue is None:
-            self._transport.close()
-        else:
-            self._dialogue.close(code, reason)
+    def _abort(self) -> None:
+        self._transport.close()
 
     def say_close(self, code: int, reason: str) -> None:
         """Send the close frame now."""
@@ -316,16 +305,6 @@ class NativeConnection(asyncio.Protocol):
     def _give_up_soon(self) -> None:
         """What the peer has not read by then, it will never read."""
         self._hub.loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
-
-    def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None:
-        """Announce the end of this server."""
-        if self._dialogue is not None:
-            self._dialogue.go_away(deadline_ms, reconnect_after_ms)
-
-    def tell_session_changed(self, change: SessionChanged) -> None:
-        """Somebody else has changed this connection's session."""
-        if self._dialogue is not None:
-            self._dialogue.tell_session_changed(change)
 
     # -- what is known of it
 
@@ -345,36 +324,11 @@ class NativeConnection(asyncio.Protocol):
         ).address
         return address if address != peer[0] else None
 
-    @property
-    def session_id(self) -> str | None:
-        """The session that its client has named, or was given."""
-        return None if self._dialogue is None else self._dialogue.session_id
+    def _where(self) -> str:
+        return self._remote or self._peer()
 
-    @property
-    def session_key(self) -> str | None:
-        """The name of that session among everybody's."""
-        return None if self._dialogue is None else self._dialogue.session_key
-
-    @property
-    def access(self) -> object:
-        """What the gate has handed out to its client; None before that."""
-        return None if self._dialogue is None else self._dialogue.access
-
-    def statistics(self) -> ConnectionInfo:
-        """What is known of this connection."""
-        dialogue = self._dialogue
-        return ConnectionInfo(
-            connection_id=self.connection_id,
-            session_id=self.session_id,
-            user_id=None if dialogue is None else dialogue.user_id,
-            remote=self._remote or self._peer(),
-            connected_at=self._connected_at,
-            streams=0 if dialogue is None else len(dialogue.attachments),
-            messages_received=0 if dialogue is None else dialogue.messages_received,
-            bytes_sent=0 if dialogue is None else dialogue.bytes_sent,
-            round_trip=None if dialogue is None else dialogue.round_trip,
-            close_code=self._websocket.close_code,
-        )
+    def _close_code(self) -> int | None:
+        return self._websocket.close_code
 
 
 def _select_subprotocol(_websocket: WebSocket, offered: Any) -> Subprotocol | None:

@@ -20,7 +20,7 @@ const chat = async (tokens, during = () => {}) => {
 
 const { text } = await chat(60);
 assert.equal(text.trim().split(/\s+/).length, 60);
-const broken = await chat(60, (pieces) => { if (pieces === 10) client.drop(); });
+const broken = await chat(60, (pieces) => { if (pieces === 2) client.drop(); });
 assert.equal(broken.text, text);
 assert.ok(client.stats().reconnects >= 1);
 client.close();

@@ -35,7 +35,8 @@ from wsstream.limits import Bucket
 from wsstream.messages import Name, SessionChanged, SessionId, encode
 from wsstream.rejections import Reason
 from wsstream.wires.base import Gate, StreamLike, StreamsLike, Visitor
-from wsstream.wires.hub import Hub, Line
+from wsstream.wires.hub import Hub
+from wsstream.wires.line import Line
 from wsstream.wires.uimessages import Asked, Settings, UiMessage, translate
 from wsstream.wires.uistream import UiStream
 

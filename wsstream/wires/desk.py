@@ -35,7 +35,8 @@ from wsstream.rejections import Reason
 from wsstream.said import page
 from wsstream.states import ConnectionState
 from wsstream.wires.base import TRACEPARENT, StreamLike, StreamsLike
-from wsstream.wires.hub import Hub, Line
+from wsstream.wires.hub import Hub
+from wsstream.wires.line import Line
 from wsstream.wires.outlet import Outlet
 
 logger = logging.getLogger(__name__)

@@ -1,12 +1,11 @@
-"""What the dialogues of one server share, and where each of them writes to."""
+"""What the dialogues of one server share."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
 
 from wsstream.protocol import ServerSettings
-from wsstream.registry import Member, Registry
+from wsstream.registry import Registry
 from wsstream.tally import WireTally
 from wsstream.ticks import Flusher, TimerWheel
 from wsstream.wires.base import Gate
@@ -58,26 +57,3 @@ class Hub:
         self.pushes = 0
         """How many were, in it."""
         self.tally = WireTally()
-
-
-class Line(Member, Protocol):
-    """Where a dialogue's messages go: a connection. Nothing here ever blocks or raises."""
-
-    paused: bool
-    """Whether the client does not read: chunks wait in their logs meanwhile."""
-
-    def write(self, data: bytes) -> None:
-        """Send frames."""
-
-    def write_anyway(self, data: bytes) -> None:
-        """Send frames that do not wait for a client that does not read; one that provokes too many is cut off."""
-
-    def keep_short(self, short: bool) -> None:
-        """Because several streams wait for each other, count as `paused` when little is under way; or when much is.
-
-        What was written cannot be taken back, and nothing can pass it. A line that cannot tell how much is under way
-        may ignore this.
-        """
-
-    def say_close(self, code: int, reason: str) -> None:
-        """Close; nothing is written any more."""

@@ -23,7 +23,8 @@ from wsstream.rejections import Reason
 from wsstream.states import ConnectionState
 from wsstream.wires.base import StreamsLike, Visitor
 from wsstream.wires.desk import Desk
-from wsstream.wires.hub import Hub, Line
+from wsstream.wires.hub import Hub
+from wsstream.wires.line import Line
 from wsstream.wires.outlet import Outlet
 
 logger = logging.getLogger(__name__)

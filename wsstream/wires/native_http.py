@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
-import time
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -19,8 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from wsstream.config import Config
 from wsstream.errors import Capacity, CloseCode, MalformedMessage, RateLimited, UnknownStream
-from wsstream.messages import SessionChanged, encode, explain
-from wsstream.registry import ConnectionInfo
+from wsstream.messages import encode, explain
 from wsstream.rejections import Reason
 from wsstream.wires.base import StreamsLike, counted_address
 from wsstream.wires.http import (
@@ -36,6 +33,7 @@ from wsstream.wires.http import (
     write,
 )
 from wsstream.wires.hub import Hub
+from wsstream.wires.line import DialogueLine
 from wsstream.wires.native import Dialogue
 
 logger = logging.getLogger(__name__)
@@ -57,26 +55,25 @@ class NoSuchConnection(UnknownStream):
     """There is no such connection"""
 
 
-class EventLine(Response):
+class EventLine(DialogueLine, Response):
     """One connection: the response that carries its messages, and the `Line` of its dialogue."""
 
     def __init__(self, hub: Hub, streams: StreamsLike, request: Request, first: list[bytes]) -> None:
-        super().__init__(None, 200, STREAM_HEADERS, "text/event-stream")
+        DialogueLine.__init__(self)
+        Response.__init__(self, None, 200, STREAM_HEADERS, "text/event-stream")
         del self.headers["content-length"]
-        self.connection_id = "c_" + secrets.token_urlsafe(16)
         self.paused = False
         self.opened_by = streams.user
         """Whoever posts to a connection must be who has opened it."""
         self._hub = hub
         self._remote = request.client.host if request.client else "local"
-        self._connected_at = time.time()
         self._first = first
         self._out: list[bytes] = []
         self._held = 0
         self._something = asyncio.Event()
         self._over = False
         self._heard = False
-        self.dialogue = Dialogue(hub, self, batch=True, visitor=visitor(request))
+        self.dialogue = self._dialogue = Dialogue(hub, self, batch=True, visitor=visitor(request))
 
     # -- messages in
 
@@ -124,18 +121,6 @@ class EventLine(Response):
         self._out.append(b"event: close\ndata: %b\n\n" % encode({"code": int(code), "reason": reason}))
         self._end()
 
-    def close(self, code: int, reason: str) -> None:
-        """Close the connection after what is pending was written."""
-        self.dialogue.close(code, reason)
-
-    def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None:
-        """Announce the end of this server."""
-        self.dialogue.go_away(deadline_ms, reconnect_after_ms)
-
-    def tell_session_changed(self, change: SessionChanged) -> None:
-        """Somebody else has changed this connection's session."""
-        self.dialogue.tell_session_changed(change)
-
     def _end(self) -> None:
         self._over = True
         self._something.set()
@@ -181,37 +166,8 @@ class EventLine(Response):
             logger.warning("connection %s from %s: %s", self.connection_id, self._remote, HELD_BACK)
             self.close(CloseCode.TRY_AGAIN_LATER, HELD_BACK)
 
-    # -- what is known of it
-
-    @property
-    def session_id(self) -> str | None:
-        """The session that its client has named, or was given."""
-        return self.dialogue.session_id
-
-    @property
-    def session_key(self) -> str | None:
-        """The name of that session among everybody's."""
-        return self.dialogue.session_key
-
-    @property
-    def access(self) -> object:
-        """What the gate has handed out to its client; None before that."""
-        return self.dialogue.access
-
-    def statistics(self) -> ConnectionInfo:
-        """What is known of this connection."""
-        dialogue = self.dialogue
-        return ConnectionInfo(
-            connection_id=self.connection_id,
-            session_id=self.session_id,
-            user_id=dialogue.user_id,
-            remote=self._remote,
-            connected_at=self._connected_at,
-            streams=len(dialogue.attachments),
-            messages_received=dialogue.messages_received,
-            bytes_sent=dialogue.bytes_sent,
-            round_trip=dialogue.core.round_trip,
-        )
+    def _where(self) -> str:
+        return self._remote
 
 
 def events(frames: bytes) -> list[bytes]:

@@ -17,7 +17,8 @@ from wsstream.flow import SendWindow
 from wsstream.frames import text_frame
 from wsstream.protocol import ServerProtocol
 from wsstream.states import ConnectionState
-from wsstream.wires.hub import Hub, Line
+from wsstream.wires.hub import Hub
+from wsstream.wires.line import Line
 
 logger = logging.getLogger(__name__)
 
