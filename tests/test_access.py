@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.test_streams import House, asked
+from tests.house import House, asked
 from tests.virtual import in_virtual_time, turns
 from wsstream.access import PATROL, Access, Guard, Patrol, within_limits
 from wsstream.config import Config

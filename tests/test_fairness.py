@@ -10,8 +10,8 @@ from typing import Any
 
 from tests.conftest import SCRIPTED, Serve
 from tests.data.scripted import Scripted
+from tests.house import House, house
 from tests.native import Message, connected
-from tests.test_streams import House, house
 from tests.virtual import in_virtual_time, turns
 from wsstream.chunklog import ChunkLog
 from wsstream.chunks import Delta

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.test_streams import House, house
+from tests.house import House, house
 from tests.virtual import in_virtual_time, turns
 from wsstream.chunks import Delta
 from wsstream.ledger import QUIET, SLICE, Ledger

@@ -14,8 +14,8 @@ from websockets.http11 import Response
 
 from tests.conftest import SCRIPTED, Serve
 from tests.data.scripted import Scripted
+from tests.house import house
 from tests.native import HasPort, connected
-from tests.test_streams import house
 from tests.virtual import in_virtual_time
 from wsstream.ledger import Ledger
 from wsstream.memory import Memory, MemoryReader
