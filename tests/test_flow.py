@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsstream.errors import AckOutOfRange
-from wsstream.flow import AckPacer, AdaptiveWindow, FixedWindow, Pace, SendWindow, WishedWindow
+from wsstream.flow import AckPacer, AdaptiveWindow, Pace, SendWindow, WishedWindow
 
 
 def _totals(sizes: list[int]) -> list[int]:
@@ -277,13 +277,6 @@ def test_a_grant_is_never_smaller_than_it_could_be(
 
 
 # -- policies
-
-
-def test_a_fixed_window_stays() -> None:
-    """Without adaption acks and round trips leave the limit as it was negotiated."""
-    window = SendWindow(50, 1000)
-    FixedWindow().on_ack(window, 1.0, 0.5)
-    assert window.limit == 50
 
 
 class _Viewer:

@@ -109,13 +109,6 @@ class WindowPolicy(Protocol):
         """
 
 
-class FixedWindow:
-    """The limit stays as negotiated."""
-
-    def on_ack(self, window: SendWindow, now: float, round_trip: float | None) -> None:
-        """Do nothing."""
-
-
 class AdaptiveWindow:
     """Keeps a little more in flight than the viewer renders while an ack is on its way.
 

@@ -23,9 +23,6 @@ from wsstream.tally import Histogram
 SESSIONS = 10_000
 """Sessions whose messages are kept, the latest."""
 
-MAX_SESSIONS = 10_000
-"""Sessions kept; beyond that, the one that has been silent longest is forgotten."""
-
 T = TypeVar("T")
 
 
