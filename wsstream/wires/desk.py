@@ -329,15 +329,11 @@ class Desk:
         if self._unpaused is not None and not self._unpaused.done():
             self._unpaused.set_result(None)
 
-    def forget_queue(self) -> None:
-        """Nobody is to be told of places in the queue any more."""
+    def end(self) -> None:
+        """The connection is gone."""
         for stream, tell in (self._queued or {}).values():
             stream.forget_queue(tell)
         self._queued = None
-
-    def end(self) -> None:
-        """The connection is gone."""
-        self.forget_queue()
         if self._question is not None:
             self._question.cancel()
 

@@ -17,7 +17,6 @@ from functools import partial
 
 from wsstream import messages as m
 from wsstream.errors import CloseCode, Forbidden, RequestError
-from wsstream.flow import SendWindow
 from wsstream.protocol import ServerProtocol
 from wsstream.rejections import Reason
 from wsstream.states import ConnectionState
@@ -25,7 +24,7 @@ from wsstream.wires.base import StreamsLike, Visitor
 from wsstream.wires.desk import Desk
 from wsstream.wires.hub import Hub
 from wsstream.wires.line import Line
-from wsstream.wires.outlet import Outlet
+from wsstream.wires.outlet import Measured, Outlet
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +72,13 @@ class Dialogue:
         self._deciding: asyncio.Task[None] | None = None
         self._early: list[bytes] | None = None
         self._early_events: list[m.ClientMessage] | None = None
-        self._measured: tuple[SendWindow, int, float] | None = None
         self._stalled: dict[str, tuple[int, float]] | None = None
         phase = random.uniform(0.0, MAX_PHASE)
         self.core = ServerProtocol(hub.settings, time.monotonic(), batch=batch, phase=phase)
-        self._out = Outlet(hub, line, self.core, self, batch=batch)
+        self._out = Outlet(hub, line, self.core, batch=batch)
         self.attachments = self._out.attachments
-        """The outlet's own, to be found without it by every ack."""
+        self._measured = self._out.measured
+        """The outlet's own, both, to be found without it by every ack."""
         self.access: StreamsLike | None = None
         """What the gate has handed out; None before that."""
         self.messages_received = 0
@@ -151,8 +150,8 @@ class Dialogue:
             attachment = self.attachments.get(event.stream_id or "")
             if attachment is not None:
                 attachment.on_acked()
-            if self._measured is not None:
-                self._end_measure(*self._measured)
+            if self._measured:
+                self._end_measure(self._measured[0])
             return
         if self._deciding is not None:  # what came in one message with the hello
             self._early_events = [*(self._early_events or ()), event]
@@ -166,15 +165,11 @@ class Dialogue:
         else:
             self._desk.act(event)
 
-    def on_measuring(self, window: SendWindow, chunk_id: int) -> None:
-        """This chunk goes out now: its ack ends the measurement."""
-        self._measured = (window, chunk_id, time.monotonic())
-
-    def _end_measure(self, window: SendWindow, chunk_id: int, since: float) -> None:
+    def _end_measure(self, measured: Measured) -> None:
         """An ack came: perhaps that of the chunk whose round trip is measured."""
-        if window.acked >= chunk_id:
-            self._measured = None
-            self._hub.tally.ack_seconds.observe(time.monotonic() - since)
+        if measured.window.acked >= measured.chunk_id:
+            self._measured.clear()
+            self._hub.tally.ack_seconds.observe(time.monotonic() - measured.since)
 
     # -- who it is
 
@@ -288,11 +283,6 @@ class Dialogue:
     def on_broken(self) -> None:
         """A mistake of ours must end this connection only, and say so: the client comes back and resumes."""
         self._out.on_broken()
-
-    def on_said_close(self) -> None:
-        """Nothing is said any more."""
-        if self._desk is not None:
-            self._desk.forget_queue()
 
     def end(self) -> None:
         """The connection is gone: let go of everything. The streams live on."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+import time
+from typing import NamedTuple
 
 from wsstream.chunklog import Attachment
 from wsstream.errors import CloseCode
@@ -37,14 +38,12 @@ CALM = 500
 """So many times in a row it must then get through with what it has gathered, before it counts as quick again."""
 
 
-class Owner(Protocol):
-    """Whose outlet it is."""
+class Measured(NamedTuple):
+    """A chunk whose way there and back is measured."""
 
-    def on_measuring(self, window: SendWindow, chunk_id: int) -> None:
-        """The chunk whose way there and back is to be measured goes out now."""
-
-    def on_said_close(self) -> None:
-        """Nothing is said any more."""
+    window: SendWindow
+    chunk_id: int
+    since: float
 
 
 class Outlet:
@@ -60,21 +59,20 @@ class Outlet:
         "_hub",
         "_line",
         "_marked",
-        "_owner",
         "_pushed",
         "_ready",
         "attachments",
         "batch",
         "bytes_sent",
+        "measured",
         "measuring",
         "over",
     )
 
-    def __init__(self, hub: Hub, line: Line, core: ServerProtocol, owner: Owner, *, batch: bool) -> None:
+    def __init__(self, hub: Hub, line: Line, core: ServerProtocol, *, batch: bool) -> None:
         self._hub = hub
         self._line = line
         self._core = core
-        self._owner = owner
         self._behind = False
         self._calm = 0
         self._gather = 0.0
@@ -90,6 +88,8 @@ class Outlet:
         self.bytes_sent = 0
         self.measuring = False
         """Whether the next chunk's way is to be measured."""
+        self.measured: list[Measured] = []
+        """The one that is under way, if any."""
         self.over = False
         """Whether nothing is said any more."""
 
@@ -268,7 +268,7 @@ class Outlet:
                 self._hub.tally.conflated += last - first + 1
             if self.measuring:
                 self.measuring = False
-                self._owner.on_measuring(attachment.window, last)
+                self.measured[:] = [Measured(attachment.window, last, time.monotonic())]
         if not attachment.waiting:
             self._ready.append(attachment)
         elif attachment.log.outcome is not None:
@@ -319,7 +319,6 @@ class Outlet:
         self._hub.tally.closes[int(code)] += 1
         self._line.say_close(code, reason)
         self._let_go()
-        self._owner.on_said_close()
 
     def end(self) -> None:
         """The connection is gone."""
