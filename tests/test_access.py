@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -111,6 +111,32 @@ def test_a_public_address_without_credentials_is_refused() -> None:
     Guard(Config(host="0.0.0.0", allow_anonymous=True), {})
     Guard(Config(host="0.0.0.0"), {"WSSTREAM_TOKENS": TOKENS})
     Guard(Config(host="127.0.0.2"), {})
+
+
+ANYWHERE = {"host": "0.0.0.0", "allow_anonymous": True}
+REBOUND = Visitor({"host": "evil.example:8765", "origin": "http://evil.example:8765"}, "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "environ", "is_checked"),
+    [
+        ({}, {}, True),
+        (ANYWHERE, {}, True),
+        (ANYWHERE, {"WSSTREAM_TOKENS": TOKENS}, True),
+        ({"host": "0.0.0.0"}, {"WSSTREAM_TOKENS": TOKENS}, False),
+        ({**ANYWHERE, "trusted_proxies": "10.0.0.0/8"}, {}, False),
+        ({**ANYWHERE, "allowed_origins": "http://evil.example:8765"}, {}, False),
+    ],
+    ids=["at home", "in a container", "users or not", "users", "behind a proxy", "listed"],
+)
+def test_names_are_checked_where_anybody_may_come(
+    settings: dict[str, Any], environ: dict[str, str], is_checked: bool
+) -> None:
+    """Wherever no credential is needed, a page cannot come in by giving its own name our address."""
+    guard = Guard(Config(**settings), environ)
+    with pytest.raises(Forbidden) if is_checked else nullcontext():
+        guard.look_at(REBOUND)
+    assert guard.rejections.statistics()["host"] == is_checked
 
 
 class Hook:

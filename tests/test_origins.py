@@ -75,15 +75,29 @@ def test_what_could_never_match_is_refused_at_the_start(allowed: str) -> None:
         Origins(allowed)
 
 
-@pytest.mark.parametrize("host", ["localhost:8765", "127.0.0.1", "[::1]:1", "::1", "x.localhost", "chat.example:80"])
+OURS = ["localhost:8765", "127.0.0.1", "[::1]:1", "::1", "x.localhost", "LOCALHOST", "chat.example:80", "wsstream:8765"]
+PRIVATE = ["box.local", "chat-wsstream.default.svc.cluster.local:80", "chat.corp.internal", "10.1.2.3:8765"]
+THEIRS = ["evil.example:8765", "localhost.evil.example", "127.0.0.1.evil.example", "box.local.", "notlocal.", "", "a:b:c"]
+
+
+@pytest.mark.parametrize("host", [*OURS, *PRIVATE])
 def test_names_of_our_own(host: str) -> None:
-    """An address, localhost and what is listed are names of a server at home."""
-    Origins("https://chat.example", names_checked=True).check_host({"host": host, "origin": f"http://{host}"})
+    """An address, what no public name server knows, and what is listed are names of a server that checks them."""
+    checking = Origins("https://chat.example", names_checked=True)
+    checking.check_host({"host": host, "origin": f"http://{host}"})
+    checking.check_host({"host": host})
 
 
-@pytest.mark.parametrize("host", ["evil.example:8765", "localhost.evil.example", "127.0.0.1.evil.example", "", "a:b:c"])
+@pytest.mark.parametrize("host", THEIRS)
 def test_names_that_a_page_has_given_us(host: str) -> None:
-    """Another name for our address is a page's trick, where a server is at home, and fine elsewhere."""
-    with pytest.raises(Forbidden):
-        Origins(names_checked=True).check_host({"host": host, "origin": f"http://{host}"})
-    Origins().check_host({"host": host, "origin": f"http://{host}"})
+    """Another name for our address is a page's trick, also where it reads and names no origin; and fine elsewhere."""
+    checking = Origins(names_checked=True)
+    for headers in ({"host": host, "origin": f"http://{host}"}, {"host": host}, {"origin": "http://evil.example"}):
+        with pytest.raises(Forbidden, match="allowed-origins"):
+            checking.check_host(headers)
+        Origins().check_host(headers)
+
+
+def test_who_calls_by_no_name_is_no_page() -> None:
+    """A request without a host has been sent by no browser."""
+    Origins(names_checked=True).check_host({})

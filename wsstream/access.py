@@ -78,7 +78,8 @@ class Guard:
             check_exposure(config, identifies=bool(found))
         at_home = not found and (host is not None or config.is_private)
         self.quotas = quotas = Quotas.of(config, at_home=at_home)
-        names_checked = at_home and not config.trusted_proxies  # those pass on what browsers call the site
+        # Whoever has to show a credential is no page that only has our address. Proxies pass on what they are called.
+        names_checked = self._anonymous and not config.trusted_proxies
         self.origins = Origins(config.allowed_origins, names_checked=names_checked)
         self.starts = Buckets(quotas.starts, config.starts_burst)
         self.address_starts = Buckets(quotas.address_starts, max(1.0, (quotas.address_starts or 0.0) / 2))

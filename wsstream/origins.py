@@ -1,6 +1,6 @@
 """Which pages may speak to the server: a browser says who has sent it, and a page may not make that up.
 
-A server that only its own machine reaches, and that asks nobody who they are, is still reached by every page that a
+A server that asks nobody who they are, behind a firewall or on one's own machine, is still reached by every page that a
 browser there opens. So pages are checked whether or not anybody else is.
 """
 
@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from wsstream.errors import ConfigError, Forbidden
 
 _ORIGIN = re.compile(r"(https?://)([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
-_LOCAL_NAME = "localhost"
+_OWN_NAME = re.compile(r"(?:[a-z0-9.-]+\.)?(?:localhost|local|internal)|[a-z0-9_-]+")
+"""What no public name server gives an address to: reserved names (RFC 6761, RFC 6762, .internal), and single words."""
 
 
 class Origins:
@@ -24,8 +25,9 @@ class Origins:
 
         Args:
             allowed: origins as browsers write them, ``https://chat.example``, separated by commas.
-            names_checked: whether the server must be called by an address, `localhost` or a listed name: else a page
-                could give its own name our address (DNS rebinding), and pass for one of ours.
+            names_checked: whether the server must be called by an address, a name that only a network of one's own has,
+                or a listed one: else a page could give its own name our address (DNS rebinding), and pass for one of
+                ours.
 
         Raises:
             ConfigError: one could never be the origin of a page.
@@ -38,16 +40,20 @@ class Origins:
         self._names = {_name(origin.partition("://")[2]) for origin in self.listed}
 
     def check_host(self, headers: Mapping[str, str]) -> None:
-        """See that a page has called the server by a name of its own.
+        """See that the server was called by a name of its own, by whomever: a page that reads what it takes for its own
+        site names no origin.
 
         Raises:
             Forbidden: it was not.
         """
-        if self._names_checked and "origin" in headers and not self._is_ours(_name(headers.get("host", ""))):
-            raise Forbidden("This server does not go by that name; --allowed-origins can list it")
+        if not self._names_checked or not ("host" in headers or "origin" in headers):
+            return
+        name = _name(headers.get("host", "").lower())
+        if not self._is_ours(name):
+            raise Forbidden(f"This server does not go by the name {name[:100]!r}; --allowed-origins can list it")
 
     def _is_ours(self, name: str) -> bool:
-        if name == _LOCAL_NAME or name.endswith("." + _LOCAL_NAME) or name in self._names:
+        if name in self._names or _OWN_NAME.fullmatch(name):
             return True
         try:
             ipaddress.ip_address(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -108,6 +109,27 @@ def test_it_serves_as_compose_has_it(image: str, volume: str) -> None:
         assert inside(name, "touch /opt/x /etc/x 2>/dev/null || echo no").strip() == "no"
         inside(name, "touch /data/x /tmp/x")
         assert "wsstream_memory_limit_bytes 1.073741824e+09" in inside(name, METRICS)
+
+
+def test_no_page_comes_in_by_a_name_of_its_own(image: str, volume: str) -> None:
+    """As compose has it, whoever calls by a foreign name is refused, with an origin and without, and others are not."""
+    with container(image, *as_composed(volume)) as name:
+        wait_for(lambda: healthy(name), 30, lambda: logs(name))
+        models = f"{address(name)}/v1/models"
+        port = address(name).rpartition(":")[2]
+        for host in ("localhost", "127.0.0.1", "wsstream"):
+            assert status(models, Host=f"{host}:{port}", Origin=f"http://{host}:{port}") == 200
+        evil = f"evil.example:{port}"
+        assert status(models, Host=evil) == status(models, Host=evil, Origin=f"http://{evil}") == 403
+
+
+def status(url: str, **headers: str) -> int:
+    """What somebody with these headers is told."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def test_it_leaves_in_time_and_comes_back(image: str, volume: str) -> None:
