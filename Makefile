@@ -80,7 +80,7 @@ deploy-check: $(VENV)/.tested
 	tests/deploy/tools.sh $(VENV)/deploy
 	$(BIN)/python -m pytest -m deploy -q -rs --durations=5 tests/deploy
 
-# What is installed to run the server, and not what tests it, as CycloneDX. It is not kept here: it belongs to a build.
+# What is installed to run the server, what its page brings along, and not what tests it, as CycloneDX. It is not kept here: it belongs to a build.
 sbom:
 	rm -rf $(VENV)/shipped
 	$(PYTHON) -m venv $(VENV)/sbom
@@ -93,6 +93,7 @@ sbom:
 		pyproject.toml > $(VENV)/sbom/pyproject.toml
 	$(VENV)/sbom/bin/cyclonedx-py environment $(VENV)/shipped/bin/python --pyproject $(VENV)/sbom/pyproject.toml --output-reproducible \
 		--output-file dist/wsstream.cdx.json
+	$(VENV)/sbom/bin/python deploy/vendored.py dist/wsstream.cdx.json
 
 # Pins exactly what is installed now; names packages and versions only.
 constraints: $(VENV)/.tested

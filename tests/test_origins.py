@@ -77,7 +77,15 @@ def test_what_could_never_match_is_refused_at_the_start(allowed: str) -> None:
 
 OURS = ["localhost:8765", "127.0.0.1", "[::1]:1", "::1", "x.localhost", "LOCALHOST", "chat.example:80", "wsstream:8765"]
 PRIVATE = ["box.local", "chat-wsstream.default.svc.cluster.local:80", "chat.corp.internal", "10.1.2.3:8765"]
-THEIRS = ["evil.example:8765", "localhost.evil.example", "127.0.0.1.evil.example", "box.local.", "notlocal.", "", "a:b:c"]
+THEIRS = [
+    "evil.example:8765",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "box.local.",
+    "notlocal.",
+    "",
+    "a:b:c",
+]
 
 
 @pytest.mark.parametrize("host", [*OURS, *PRIVATE])

@@ -1,4 +1,4 @@
-"""Says what is wrong with a CycloneDX file, and which components it names; run where its schemas are."""
+"""Says what is wrong with a CycloneDX file, and which components and licences it names; run where its schemas are."""
 
 from __future__ import annotations
 
@@ -15,4 +15,6 @@ wrong = JsonStrictValidator(SchemaVersion.from_version(bom["specVersion"])).vali
 if wrong is not None:
     sys.exit(str(wrong))
 for component in [bom["metadata"]["component"], *bom["components"]]:
-    print(f"{component['name']}=={component['version']}")
+    named = [entry.get("expression") or entry["license"] for entry in component.get("licenses", ())]
+    licences = [one if isinstance(one, str) else one.get("id") or one["name"] for one in named]
+    print(f"{component['name']}=={component['version']}", *licences, sep="\t")

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tarfile
+import tomllib
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -118,7 +119,7 @@ def serves(own: Path, folder: Path, environ: dict[str, str]) -> int:
 
 
 def test_the_bill_of_materials(tmp_path: Path) -> None:
-    """Made from a clean checkout, it is CycloneDX, and names what a server needs, as pinned, and no tool of ours."""
+    """Made from a clean checkout, it is CycloneDX, and names with a licence what a server needs, and no tool of ours."""
     if not (ROOT / ".git").exists():
         pytest.skip("no checkout here")
     check = python_with("cyclonedx.validation.json")
@@ -126,13 +127,40 @@ def test_the_bill_of_materials(tmp_path: Path) -> None:
     run("git", "clone", "--quiet", ROOT, checkout)
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     run("make", "sbom", f"PYTHON={python()}", cwd=checkout, environ=environ, patience=500)
-    named = run(check, ROOT / "tests" / "deploy" / "bom.py", checkout / "dist" / "wsstream.cdx.json").split()
-    pinned = {line.lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
-    components = {line.lower().replace("_", "-") for line in named}
-    assert f"wsstream=={__version__}" in components
-    assert {"websockets", "openai", "apsw", "starlette"} <= {line.partition("==")[0] for line in components}
-    assert components - pinned == {f"wsstream=={__version__}"}
-    assert not {"pip", "pytest", "ruff", "mypy"} & {line.partition("==")[0] for line in components}
-    assert str(checkout) not in (checkout / "dist" / "wsstream.cdx.json").read_text(), (
-        "it names no path of this machine"
-    )
+    bom = checkout / "dist" / "wsstream.cdx.json"
+    named = run(check, ROOT / "tests" / "deploy" / "bom.py", bom).splitlines()
+    licences = {name: licence for name, *licence in (line.split("\t") for line in named)}
+    assert [name for name, licence in licences.items() if not licence] == []
+    components = {name.lower().replace("_", "-") for name in licences}
+    assert components - pinned() == {f"wsstream=={__version__}", *vendored()}
+    assert {name: licences[name] for name in vendored()} == vendored()
+    names = {component.partition("==")[0] for component in components}
+    assert requirements() <= names
+    assert not {"pip", "pytest", "ruff", "mypy"} & names
+    assert str(checkout) not in bom.read_text(), "it names no path of this machine"
+
+
+def vendored() -> dict[str, list[str]]:
+    """What the page brings along, by what its files say of themselves, and the licence beside them."""
+    folder = ROOT / "clients" / "js" / "vendor"
+    found = {}
+    for name, header in {"marked": r"marked v(\S+)", "highlight": r"Highlight\.js v(\S+)"}.items():
+        text = "".join(path.read_text() for path in (folder / name).glob("*.js"))
+        version = re.search(header, text)
+        assert version
+        told = (folder / name / "LICENSE").read_text()
+        called = {"highlight": "highlight.js"}.get(name, name)
+        found[f"{called}=={version[1]}"] = ["BSD-3-Clause" if "BSD 3-Clause" in told else "MIT"]
+    assert len(found) == sum(path.is_dir() for path in folder.iterdir())
+    return found
+
+
+def pinned() -> set[str]:
+    """What the tests ran with."""
+    return {line.lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
+
+
+def requirements() -> set[str]:
+    """What is needed to run the server on this machine."""
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    return {re.split(r"[^a-z0-9-]", requirement.lower().replace("_", "-"))[0] for requirement in told}

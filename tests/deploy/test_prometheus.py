@@ -100,7 +100,9 @@ def trouble(page: str) -> None:
     with connect(f"{page.replace('http', 'ws')}/ws") as wire:
         wire.send('{"type": "hello"}')
         wire.send('{"type": "resume_stream", "stream_id": "s_nobody_has_begun_it", "last_chunk_id": 1}')
-        wire.send(b"\x00")
+        while "unknown_stream" not in str(wire.recv(5)):
+            pass
+        wire.send(b"\x00")  # only now: it closes the connection whatever waits to be looked at
         with pytest.raises(ConnectionClosed):
             hear(wire)
 
