@@ -171,7 +171,7 @@ def test_every_helper_is_defined() -> None:
     assert len(opened) == len(re.findall(r"\{\{-? end -?\}\}", text))
 
 
-@pytest.mark.parametrize("name", ["config", "service", "statefulset", "servicemonitor"])
+@pytest.mark.parametrize("name", ["config", "networkpolicy", "service", "statefulset", "servicemonitor"])
 def test_templates_are_yaml_around_their_holes(name: str) -> None:
     """With each hole filled by something harmless, a template is YAML of the expected kind."""
     text = (CHART / "templates" / f"{name}.yaml").read_text()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
 import tomllib
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.deploy.tools import CHART, DEPLOY, MARKS, attempt, run, tool
-from wsstream.config import load_config
+from wsstream.config import Config, load_config
 
 yaml = pytest.importorskip("yaml")
 pytestmark = MARKS
@@ -22,6 +26,10 @@ existingSecret: keys
 service: {type: LoadBalancer, port: 443}
 persistence: {enabled: true, size: 1Gi, storageClass: fast}
 metrics: {serviceMonitor: true}
+networkPolicy:
+  enabled: true
+  clientsFrom: [{ipBlock: {cidr: 10.0.0.0/8}}]
+  metricsFrom: [{namespaceSelector: {matchLabels: {team: monitoring}}}]
 nodeSelector: {disk: ssd}
 tolerations: [{key: llm, operator: Exists}]
 affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions:
@@ -31,6 +39,9 @@ NAME = 63
 """Characters that Kubernetes allows a service's name."""
 HASH = 11
 """Characters that a StatefulSet adds to its name in a label of its pods."""
+
+
+Rendered = list[tuple[dict[str, Any], list[dict[str, Any]]]]
 
 
 def render(*values: str | Path, name: str = "t") -> list[dict[str, Any]]:
@@ -57,16 +68,117 @@ def test_helm_finds_nothing_wrong() -> None:
     assert "WARNING" not in run(tool("helm"), "lint", "--strict", CHART, *OPEN)
 
 
+USERS: list[dict[str, Any]] = [
+    {"config": {"allow_anonymous": True}},
+    {"existingSecret": "keys"},
+    {"existingSecret": "keys", "config": {"allow_anonymous": True, "allowed_origins": "https://chat.example"}},
+    {"config": {"identity_hook": "shop.users:Hook"}},
+    {"config": {"jwt_key_file": "/data/key", "jwt_algorithm": "EdDSA"}},
+]
+VOLUMES: list[dict[str, Any]] = [{}, {"persistence": {"enabled": False}}, {"persistence": {"storageClass": "fast"}}]
+SERVICES: list[dict[str, Any]] = [{"service": {"type": kind}} for kind in ("ClusterIP", "NodePort", "LoadBalancer")]
+WATCHED: list[dict[str, Any]] = [{}, {"metrics": {"serviceMonitor": True}}]
+LOCKED: list[dict[str, Any]] = [
+    {},
+    {"networkPolicy": {"enabled": True, "metricsFrom": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]}},
+]
+
+
+def combinations() -> Iterator[dict[str, Any]]:
+    """Everything that the values offer, with everything else that they offer."""
+    for parts in itertools.product(USERS, VOLUMES, SERVICES, WATCHED, LOCKED):
+        yield {name: value for part in parts for name, value in part.items()}
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    """Each combination, and what helm makes of it."""
+    path = tmp_path_factory.mktemp("values") / "values.yaml"
+    found = []
+    for values in combinations():
+        path.write_text(yaml.safe_dump(values))
+        found.append((values, render("-f", path)))
+    assert len(found) == 180
+    return found
+
+
+def test_each_value_does_what_it_says(rendered: Rendered) -> None:
+    """In every combination there is what was asked for and nothing else, and the server takes the settings."""
+    for values, documents in rendered:
+        kinds = Counter(document["kind"] for document in documents)
+        watched, locked = "metrics" in values, "networkPolicy" in values
+        wanted = Counter(StatefulSet=1, Service=2, ConfigMap=1)
+        assert kinds == wanted + Counter(ServiceMonitor=watched, NetworkPolicy=locked)
+        spec = of_kind(documents, "StatefulSet")["spec"]
+        kept = values.get("persistence", {}).get("enabled", True)
+        assert kept == ("volumeClaimTemplates" in spec)
+        pod = spec["template"]["spec"]
+        mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]} | ({"data"} if kept else set())
+        assert ("envFrom" in pod["containers"][0]) == ("existingSecret" in values)
+        assert of_kind(documents, "Service")["spec"]["type"] == values["service"]["type"]
+        settings = tomllib.loads(of_kind(documents, "ConfigMap")["data"]["wsstream.toml"])
+        assert settings == values.get("config", {})
+        assert load_config(settings, {}) == Config(**settings)
+
+
+def test_the_policy_lets_in_who_should(everything: Path) -> None:
+    """Its ports are the pod's, its pods are the chart's, and nobody unnamed comes to the metrics."""
+    documents = render("-f", everything)
+    template = of_kind(documents, "StatefulSet")["spec"]["template"]
+    policy = of_kind(documents, "NetworkPolicy")["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    ports = {port["name"] for port in template["spec"]["containers"][0]["ports"]}
+    assert [rule["ports"][0]["port"] for rule in policy["ingress"]] == ["http", "metrics"]
+    assert {"http", "metrics"} == ports
+    assert [bool(rule["from"]) for rule in policy["ingress"]] == [True, True]
+    alone = of_kind(render(*OPEN, "--set", "networkPolicy.enabled=true"), "NetworkPolicy")["spec"]["ingress"]
+    assert alone == [{"ports": [{"port": "http"}]}]
+
+
 @pytest.mark.parametrize("version", ["1.30", "1.37"])
-def test_kubernetes_takes_it(everything: Path, tmp_path: Path, version: str) -> None:
-    """What comes out is valid by Kubernetes' own schemas, with defaults, with everything, and without a volume."""
+def test_kubernetes_takes_it(rendered: Rendered, everything: Path, tmp_path: Path, version: str) -> None:
+    """What comes out of every combination, and of everything at once, is valid by Kubernetes' own schemas."""
     validate = tool("kubernetes-validate")
-    for number, values in enumerate([OPEN, ("-f", everything), (*OPEN, "--set", "persistence.enabled=false")]):
-        path = tmp_path / f"{number}.yaml"
-        path.write_text(yaml.safe_dump_all(render(*values)))
-        said = run(validate, "--strict", "-k", version, path)
-        # Its schema is the operator's, which is not at hand.
-        assert [line for line in said.splitlines() if "passed" not in line and "ServiceMonitor" not in line] == []
+    different = {yaml.safe_dump(one) for _, documents in rendered for one in documents}
+    different |= {yaml.safe_dump(one) for one in render("-f", everything)}
+    path = tmp_path / "all.yaml"
+    # The schema of these is the operator's, which is not at hand.
+    path.write_text("---\n".join(one for one in sorted(different) if "kind: ServiceMonitor" not in one))
+    said = run(validate, "--strict", "-k", version, path)
+    assert [line for line in said.splitlines() if "passed" not in line] == []
+
+
+NOTES = """apiVersion: v1
+kind: ConfigMap
+metadata: {name: notes}
+data: {notes: {{ include (print .Template.BasePath "/NOTES.txt") . | toJson }}}
+"""
+
+
+def test_the_notes_tell_how_to_reach_it(tmp_path: Path) -> None:
+    """Each service's notes have the command that leads to it, and names and port that the release has."""
+    shutil.copytree(CHART, tmp_path / "chart")
+    (tmp_path / "chart" / "templates" / "notes.yaml").write_text(NOTES)
+    path = tmp_path / "values.yaml"
+    ways = {
+        "ClusterIP": "port-forward service/t-wsstream 8765:80",
+        "NodePort": ".nodePort",
+        "LoadBalancer": ".ingress[0]",
+    }
+    for values in combinations():
+        if values.keys() & {"metrics", "networkPolicy"}:  # which the notes do not speak of
+            continue
+        path.write_text(yaml.safe_dump(values))
+        command = ("template", "t", tmp_path / "chart", "-f", path, "--namespace", "ns", "-s", "templates/notes.yaml")
+        text: str = yaml.safe_load(run(tool("helm"), *command))["data"]["notes"]
+        for way, words in ways.items():
+            assert (words in text) == (way == values["service"]["type"])
+        assert "ws://t-wsstream.ns.svc.cluster.local:80/ws" in text
+        assert ("get secret keys" in text) == ("existingSecret" in values)
+        assert ("Anybody who reaches it" in text) == values.get("config", {}).get("allow_anonymous", False)
+        assert ("gone with the pod" in text) == (values.get("persistence") == {"enabled": False})
+        assert "<no value>" not in text
 
 
 def test_the_server_reads_its_settings(everything: Path) -> None:
@@ -86,9 +198,11 @@ def test_the_server_reads_its_settings(everything: Path) -> None:
 
 
 def test_nobody_installs_what_does_not_start() -> None:
-    """Without a word on users, or with an address of its own, the chart says what is wrong and installs nothing."""
+    """Without a word on users, or with what cannot work, the chart says what is wrong and installs nothing."""
     helm = tool("helm")
-    for values, word in [((), "existingSecret"), ((*OPEN, "--set", "config.port=1"), "service.port")]:
+    unseen = ("--set", "networkPolicy.enabled=true,metrics.serviceMonitor=true")
+    wrong = {"existingSecret": (), "service.port": (*OPEN, "--set", "config.port=1"), "metricsFrom": (*OPEN, *unseen)}
+    for word, values in wrong.items():
         done = attempt(helm, "template", "t", CHART, *values)
         assert done.returncode != 0
         assert word in done.stdout

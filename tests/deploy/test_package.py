@@ -119,7 +119,7 @@ def serves(own: Path, folder: Path, environ: dict[str, str]) -> int:
 
 
 def test_the_bill_of_materials(tmp_path: Path) -> None:
-    """Made from a clean checkout, it is CycloneDX, and names what a server needs, with licences, and no tool of ours."""
+    """Made from a clean checkout, it is CycloneDX, and names what a server needs, with licences, and no tool."""
     if not (ROOT / ".git").exists():
         pytest.skip("no checkout here")
     check = python_with("cyclonedx.validation.json")
