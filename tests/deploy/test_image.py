@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.deploy.containers import BASE, IMAGE, build, container, inside, logs, need_containers, podman, stop
-from tests.deploy.tools import DEPLOY, MARKS, attempt, run, tool, wait_for
+from tests.deploy.tools import DEPLOY, MARKS, attempt, python, run, tool, wait_for
 
 yaml = pytest.importorskip("yaml")
 pytestmark = MARKS
@@ -70,9 +70,9 @@ def healthy(name: str) -> bool:
     return attempt(*podman(), "healthcheck", "run", name).returncode == 0
 
 
-def address(name: str) -> str:
-    """Where a container's server is from outside."""
-    return f"http://{run(*podman(), 'port', name, '8765').strip()}"
+def address(name: str, port: int = 8765) -> str:
+    """Where a port of a container's server is from outside."""
+    return f"http://{run(*podman(), 'port', name, str(port)).strip()}"
 
 
 def fetch(url: str, body: dict[str, Any] | None = None) -> bytes:
@@ -109,6 +109,19 @@ def test_it_serves_as_compose_has_it(image: str, volume: str) -> None:
         assert inside(name, "touch /opt/x /etc/x 2>/dev/null || echo no").strip() == "no"
         inside(name, "touch /data/x /tmp/x")
         assert "wsstream_memory_limit_bytes 1.073741824e+09" in inside(name, METRICS)
+
+
+def test_the_programs_beside_the_server_reach_it(image: str, volume: str) -> None:
+    """From the machine that compose publishes it to, one can chat, load it with as many as usual, and watch it."""
+    with container(image, *as_composed(volume)) as name:
+        wait_for(lambda: healthy(name), 30, lambda: logs(name))
+        wire = f"{address(name).replace('http', 'ws')}/ws"
+        assert run(python(), *f"-m wsstream chat --url {wire} --model demo:rate=0,tokens=30 x".split()).strip()
+        said = run(python(), *f"-m wsstream bench --url {wire} --rate 5 --seconds 4 --quiet".split())
+        assert "100 complete, 0 failed" in said
+        watched = run(python(), *f"-m wsstream top --once --url {address(name, 9765)}/metrics".split())
+        assert ": ready" in watched
+        assert ": ready" in inside(name, "python -m wsstream top --once")
 
 
 def test_no_page_comes_in_by_a_name_of_its_own(image: str, volume: str) -> None:
