@@ -131,9 +131,9 @@ class ServerProcess:
         return f"ws://127.0.0.1:{self.port}/ws"
 
     async def wait_ready(self) -> None:
-        """Read the line that says where it is."""
+        """Read the line that says where it is. To start takes a second of CPU, and more where others want it."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             line = (await self._process.stdout.readline()).decode()
         assert " is ready: http" in line, line + self.log
         self.page = line.split()[-1]
