@@ -170,6 +170,10 @@ ATTACKS: dict[str, tuple[Attack, object]] = {
         "unknown_message",
     ),
     "H35 broken messages": (framed(frame(TEXT, b"{" * 60_000) * 3), 1008),
+    "H44 a page reads by a name of its own": (
+        raw(b"GET /v1/models HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"),
+        b"403",
+    ),
     "H40 another protocol": (upgrade(Sec_WebSocket_Protocol="wsstream.v0"), 101),
     "H41 a server's own messages": (
         said(wire("going_away", deadline_ms=1), wire("stream_complete")),
