@@ -165,6 +165,21 @@ def test_every_value_is_used_and_every_used_one_exists() -> None:
     assert {g for g in given if not any(g == u or g.startswith(f"{u}.") for u in used)} == set()
 
 
+def test_every_value_may_be_given() -> None:
+    """What helm checks values by knows those of ``values.yaml``, one by one, and no others."""
+    schema = json.loads((CHART / "values.schema.json").read_bytes())
+
+    def agree(schema: dict[str, Any], values: dict[str, Any]) -> None:
+        assert schema["properties"].keys() == values.keys()
+        for key, within in schema["properties"].items():
+            if "properties" in within:
+                assert within["additionalProperties"] is False
+                agree(within, values[key])
+
+    del schema["properties"]["global"]  # which helm gives to charts within charts
+    agree(schema, load(CHART / "values.yaml"))
+
+
 def test_every_helper_is_defined() -> None:
     """No template includes what there is not, and every block is closed."""
     text = _templates()

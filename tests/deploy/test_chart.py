@@ -202,10 +202,12 @@ def test_nobody_installs_what_does_not_start() -> None:
     helm = tool("helm")
     unseen = ("--set", "networkPolicy.enabled=true,metrics.serviceMonitor=true")
     wrong = {"existingSecret": (), "service.port": (*OPEN, "--set", "config.port=1"), "metricsFrom": (*OPEN, *unseen)}
+    wrong |= {word: (*OPEN, "--set", f"{word}=1") for word in ("persistance", "networkPolicy.enable", "image.tags")}
+    wrong["service.type"] = (*OPEN, "--set", "service.type=Headless")
     for word, values in wrong.items():
         done = attempt(helm, "template", "t", CHART, *values)
         assert done.returncode != 0
-        assert word in done.stdout
+        assert word.rpartition(".")[2] in done.stdout, word
 
 
 @pytest.mark.parametrize("name", ["wsstream", "chat", "a-very-long-name-of-a-release-that-helm-still-allows"])
