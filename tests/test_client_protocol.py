@@ -212,6 +212,19 @@ def test_a_request_that_cannot_be_sent_is_refused_and_forgotten() -> None:
     assert [message["type"] for message in said(end)] == ["hello"]
 
 
+def test_a_request_made_before_the_greeting_that_is_too_large_ends_alone() -> None:
+    """How much the server reads is known with its greeting; who waited for that is told, and the others are asked for."""
+    end = ClientProtocol()
+    large, small = end.chat("r1", "x" * 1000), end.chat("r2", QUESTION)
+    end.connect(NOW)
+    assert Ended(large) in hear(end, **ESTABLISHED)
+    assert large.outcome is not None
+    assert (large.outcome.error_type, large.outcome.recoverable) == ("message_too_large", False)
+    assert "the server reads 1000" in (large.outcome.message or "")
+    assert [message["request_id"] for message in said(end) if message["type"] == "chat_request"] == ["r2"]
+    assert small.state is ViewState.REQUESTED
+
+
 def test_a_start_names_the_stream() -> None:
     """The answer to a question tells the view what it follows."""
     end = make()

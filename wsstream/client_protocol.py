@@ -340,11 +340,18 @@ class ClientProtocol:
     def _check_request(self, request: m.ChatRequested) -> None:
         """One that could not be sent would be tried again, and fail, with every connection."""
         try:
-            size = len(m.encode(request))
+            data = m.encode(request)
         except UnicodeEncodeError:
             raise BadRequest("The request holds half of a surrogate pair, which is no text") from None
-        if self._max_message is not None and size > self._max_message:
-            raise MessageTooLarge(f"The request has {size} bytes, the server reads {self._max_message}")
+        too_large = self._too_large(data)
+        if too_large:
+            raise MessageTooLarge(too_large)
+
+    def _too_large(self, data: bytes) -> str:
+        """Why the server would close the connection for this message; empty where it would not."""
+        if self._max_message is None or len(data) <= self._max_message:
+            return ""
+        return f"The request has {len(data)} bytes, the server reads {self._max_message}"
 
     def follow(self, stream_id: str, last_chunk_id: int = 0, *, snapshot: bool = False) -> View:
         """Follow a stream that exists, from behind ``last_chunk_id``.
@@ -444,7 +451,7 @@ class ClientProtocol:
         self._timeout = message.heartbeat_timeout
         self._next_beat = now + self._interval
         self._events.append(Established(message))
-        for view in self._requested.values():
+        for view in list(self._requested.values()):
             self._send_request(view)
         for view in self._streams.values():
             if view.state is ViewState.LOST:
@@ -659,7 +666,7 @@ class ClientProtocol:
         return wanted and view.stream_id is None and view._refusals < self._settings.refusals
 
     def _ask_again(self, now: float) -> None:
-        for view in self._requested.values():
+        for view in list(self._requested.values()):
             if view._ask_again is not None and now >= view._ask_again:
                 view._ask_again = None
                 self._send_request(view)
@@ -674,9 +681,15 @@ class ClientProtocol:
             self._send(self._questions[0])
 
     def _send_request(self, view: View) -> None:
+        """Ask for it, unless it is too large: one that was made before the greeting is measured only here."""
         assert view.request is not None
+        data = m.encode(view.request)
+        too_large = self._too_large(data)
+        if too_large:
+            self._end(view, Outcome(StreamState.FAILED, 0, error_type=ErrorType.MESSAGE_TOO_LARGE, message=too_large))
+            return
         view._sent = True
-        self._send(view.request)
+        self._out.append(data)
 
     def _send(self, message: m.ClientMessage) -> None:
         self._out.append(m.encode(message))

@@ -25,9 +25,7 @@ import { http, TransportList, webSocket } from "./transport.js";
  */
 
 /** `crypto.randomUUID` is missing on plain http, where people first try this from a phone. */
-function newId() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
+const newId = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 
 /** Moments at which a socket that looks open may be dead, or a wait may be over. */
 const WAKING = ["online", "pageshow", "offline"];
@@ -47,7 +45,7 @@ export class StreamClient extends Emitter {
   /** @type {string|undefined} */ #renewed;
   /** Counts the sockets, so that an answer for an old one is not taken for the new one's. */
   #generation = 0;
-  /** @type {(() => void)[]} */ #listening = [];
+  /** @type {AbortController|null} what ends it */ #listening = null;
 
   /**
    * @param {string|URL} url of the WebSocket, `wss://…/ws`
@@ -79,7 +77,8 @@ export class StreamClient extends Emitter {
   /** Ends everything, here; a stream goes on at the server unless it is cancelled. `connect` begins anew. */
   close() {
     this.#discard(1000);
-    for (const stop of this.#listening.splice(0)) stop();
+    this.#listening?.abort();
+    this.#listening = null;
     this.#run((session) => session.close());
   }
 
@@ -109,19 +108,11 @@ export class StreamClient extends Emitter {
    */
   follow(streamId, from) { return this.#view((session) => session.follow(streamId, from)); }
 
-  /** The session's streams, as they are now. @returns {Promise<{stream_id: string, last_chunk_id: number, state: string}[]>} */
-  list() {
-    return new Promise((resolve, reject) => {
-      if (this.state !== "connected") return reject(new Error("Not connected."));
-      /** @type {(act: (detail: any) => void) => (detail: any) => void} */
-      const once = (act) => (detail) => { for (const stop of stops) stop(); act(detail); };
-      const fail = once(() => reject(new Error("The connection was lost.")));
-      const stops = [
-        this.on("stream_list", once(({ message }) => resolve(message.streams))), this.on("connectionLost", fail), this.on("disconnected", fail),
-      ];
-      this.#run((session) => session.list());
-    });
-  }
+  /**
+   * The session's streams, as they are then, asked on this connection or the next.
+   * @returns {Promise<{stream_id: string, last_chunk_id: number, state: string}[]>}
+   */
+  async list() { return (await this.#answer((session, settle) => session.list(settle))).streams; }
 
   /**
    * A session's messages, asked on this connection or the next.
@@ -131,23 +122,22 @@ export class StreamClient extends Emitter {
    * @returns {Promise<Message>} the `history`
    */
   async history(sessionId, page) {
-    const answer = await this.#page(sessionId, page);
+    const answer = await this.#answer((session, settle) => session.askHistory(sessionId, settle, page));
     if (page?.limit || !answer.more) return answer;
     const older = await this.history(sessionId, { before: answer.messages[0].id });
     return { ...older, messages: older.messages.concat(answer.messages) };
   }
 
   /**
-   * @param {string} [sessionId]
-   * @param {{before?: string, limit?: number}} [page]
+   * @param {(session: Session, settle: (answer: Message) => void) => void} ask
    * @returns {Promise<Message>}
    */
-  #page(sessionId, page) {
+  #answer(ask) {
     return new Promise((resolve, reject) => {
-      this.#run((session) => session.askHistory(sessionId, (answer) => {
-        if (answer?.type === "history") resolve(answer);
-        else reject(Object.assign(new Error(answer?.message ?? "The connection was closed."), { answer }));
-      }, page));
+      this.#run((session) => ask(session, (answer) => {
+        if (answer.type === "error") reject(Object.assign(new Error(answer.message), { answer }));
+        else resolve(answer);
+      }));
     });
   }
 
@@ -189,7 +179,7 @@ export class StreamClient extends Emitter {
   /** @param {(session: Session) => StreamRecord} start */
   #view(start) {
     return this.#run((session) => {
-      const view = new ChatStream(start(session), (step) => { this.#run(step); });
+      const view = new ChatStream(start(session), (step) => this.#run(step));
       this.#views.set(view.info, view);
       return view;
     });
@@ -312,20 +302,15 @@ export class StreamClient extends Emitter {
   }
 
   #listen() {
-    if (this.#listening.length || typeof globalThis.addEventListener !== "function") return;
+    if (this.#listening) return;
+    const { signal } = this.#listening = new AbortController();
     const wake = (/** @type {Event} */ event) => this.#run((session, now) => {
       session.online = event.type !== "offline" && globalThis.navigator?.onLine !== false;
       if (event.type === "online" && session.gaveUp) session.connect(now);
       else session.wake(now);
     });
-    const seen = () => { if (!document.hidden) this.#run((session, now) => session.wake(now)); };
-    for (const type of WAKING) {
-      globalThis.addEventListener(type, wake);
-      this.#listening.push(() => globalThis.removeEventListener(type, wake));
-    }
-    if (!("document" in globalThis)) return;
-    document.addEventListener("visibilitychange", seen);
-    this.#listening.push(() => document.removeEventListener("visibilitychange", seen));
+    for (const type of WAKING) globalThis.addEventListener?.(type, wake, { signal });
+    globalThis.document?.addEventListener("visibilitychange", () => { if (!document.hidden) this.probe(); }, { signal });
   }
 
   #arm() {

@@ -40,11 +40,13 @@ export function onFrames(stream, draw) {
     timer ??= setTimeout(show, hidden ? HIDDEN_MS : LATEST_MS);
   };
   const turned = () => { if (globalThis.document?.hidden && (frame || timer)) show(); };
-  const stops = [stream.on("change", later), settle];
-  if ("document" in globalThis) {
-    document.addEventListener("visibilitychange", turned);
-    stops.push(() => document.removeEventListener("visibilitychange", turned));
-  }
+  const stop = stream.on("change", later);
+  const page = globalThis.document;
+  page?.addEventListener("visibilitychange", turned);
   later();
-  return () => { for (const stop of stops.splice(0)) stop(); };
+  return () => {
+    stop();
+    settle();
+    page?.removeEventListener("visibilitychange", turned);
+  };
 }

@@ -51,23 +51,18 @@ const FIELDS = {
 const SHAPES = new Map(Object.entries(FIELDS));
 
 /**
- * The message in `text`; null where it is malformed. A message of an unknown type has `unknown` set.
+ * The message in `text`, and whether it can be acted on. One that is malformed is null, and not known.
  * @param {string} text
- * @returns {{message: Message, unknown: boolean}|null}
+ * @returns {{message: any, known: boolean}}
  */
 export function decode(text) {
-  let message;
-  try { message = JSON.parse(text); } catch { return null; }
-  if (typeof message !== "object" || message === null || !isText(message.type)) return null;
-  const shape = SHAPES.get(message.type);
-  if (!shape) return { message, unknown: true };
-  for (const field in shape) if (!shape[field](message[field])) return null;
+  let message = null;
+  try { message = JSON.parse(text); } catch { /* It is told as one that is not known. */ }
+  const shape = SHAPES.get(message?.type);
   // A lone half of a character has no UTF-8, so no server sends one; to join it to something would make text up.
-  return message.content !== undefined && !isWhole(message.content) ? null : { message, unknown: false };
+  const known = !!shape && !/[\ud800-\udfff]/u.test(message.content) && Object.keys(shape).every((field) => shape[field](message[field]));
+  return { message: known || (!shape && isText(message?.type)) ? message : null, known };
 }
-
-/** @param {string} text whether every surrogate has its other half */
-const isWhole = (text) => !/[\ud800-\udfff]/u.test(text);
 
 /** @param {string} text bytes it takes in UTF-8 */
 export function utf8Length(text) {
@@ -86,7 +81,6 @@ export function utf8Length(text) {
  * @param {object} message
  */
 export function encode(message) {
-  const text = JSON.stringify(message);
-  if (!/\\ud[89a-f]/.test(text)) return text;
-  return JSON.stringify(message, (_, value) => typeof value === "string" ? value.replace(/[\ud800-\udfff]/gu, "\ufffd") : value);
+  // The backslash of an escape cannot be taken for that of the next one, as each escape is read whole.
+  return JSON.stringify(message).replace(/\\(ud[89a-f]..|.)/g, (escape, what) => what.length > 1 ? "\ufffd" : escape);
 }

@@ -1,13 +1,11 @@
-/** What the session knows about one stream: its text in pieces, and where its reader stands. */
+/** What the session knows about one stream: its text in pieces, and where its reader stands. The mirror of `View` in wsstream/client_protocol.py. */
+import { AckPacer, WishedWindow } from "./flow.js";
 import { utf8Length } from "./messages.js";
 
 /** @typedef {{ok: boolean, finish_reason?: string, error_type?: string, message?: string, recoverable?: boolean, retry_after?: number, parsed?: any, [field: string]: any}} Outcome */
 /** @typedef {{first: number, last: number, kind: string, content: string, bytes: number, textEnd: number}} Piece chunks `first` to `last`; `textEnd` is how long the text is behind it */
 /** @typedef {{lastChunkId?: number, text?: string, reasoning?: string}} Known what a reader has already: all of it up to a chunk */
 /** @typedef {{requestId?: string, streamId?: string, message?: string, messages?: object[], config?: object, sessionId?: string, again?: boolean}} Asked */
-
-/** @type {[number, number][]} */
-const NO_ACKS = [[0, -Infinity], [0, -Infinity]];
 
 export class StreamRecord {
   /** @type {Piece[]} */
@@ -20,16 +18,12 @@ export class StreamRecord {
   /** @type {string|undefined} */ model;
   /** Place in the queue; 0 where it does not wait. */
   position = 0;
-  /** Chunk ids: the last with no gap before it, the last shown, the last acknowledged. */
-  received = 0; rendered = 0; acked = 0;
-  window = 50;
-  ackAt = Infinity;
-  /** The last two acks, each a chunk and a time; what the window was at first; and when it was last not far too wide. */
-  acks = NO_ACKS; least = 50; busyAt = -Infinity;
-  /** Before this, half a window waits for its ack, too. */
-  ackFrom = -Infinity;
-  /** Bytes received, and how many of them were shown at the last ack. */
-  #bytes = 0; ackedBytes = 0;
+  /** Chunk ids: the last with no gap before it, the last shown. */
+  received = 0; rendered = 0;
+  pacer = new AckPacer();
+  wished = new WishedWindow(50);
+  /** Bytes received. */
+  #bytes = 0;
   /** When a request that was refused for want of capacity is made again. */
   askAt = Infinity;
   refusals = 0;
@@ -55,6 +49,9 @@ export class StreamRecord {
     this.streamId = asked.streamId;
   }
 
+  /** The last chunk that was acknowledged. */
+  get acked() { return this.pacer.acked; }
+  get window() { return this.wished.limit; }
   get inFlight() { return this.received - this.acked; }
   /** Bytes that were dealt with, of all that ever came. */
   get shownBytes() { return this.#bytes - this.bufferedBytes; }
@@ -65,8 +62,7 @@ export class StreamRecord {
   textOf(kind) {
     const known = this.#joined.get(kind) ?? { count: 0, text: "" };
     if (known.count < this.#pieces.length) {
-      const more = this.#pieces.slice(known.count).filter((piece) => piece.kind === kind).map((piece) => piece.content);
-      known.text += more.join("");
+      known.text += this.#join(known.count, kind);
       known.count = this.#pieces.length;
       this.#joined.set(kind, known);
     }
@@ -75,10 +71,25 @@ export class StreamRecord {
 
   /** @param {number} at the text behind its first `at` UTF-16 units; costs what it returns, not what there is */
   textFrom(at) {
+    const from = this.#firstBehind("textEnd", at);
+    return this.#join(from, "text").slice(Math.max(0, at - (this.#pieces[from - 1]?.textEnd ?? 0)));
+  }
+
+  /**
+   * @param {number} from the pieces behind so many
+   * @param {string} kind
+   */
+  #join(from, kind) { return this.#pieces.slice(from).filter((piece) => piece.kind === kind).map((piece) => piece.content).join(""); }
+
+  /**
+   * How many pieces stand before what lies behind a place. Looked for from the end, where it mostly is.
+   * @param {"last"|"textEnd"} field
+   * @param {number} at
+   */
+  #firstBehind(field, at) {
     let from = this.#pieces.length;
-    while (from > 0 && this.#pieces[from - 1].textEnd > at) from -= 1;
-    const pieces = this.#pieces.slice(from).filter((piece) => piece.kind === "text").map((piece) => piece.content);
-    return pieces.join("").slice(Math.max(0, at - (this.#pieces[from - 1]?.textEnd ?? 0)));
+    while (from > 0 && this.#pieces[from - 1][field] > at) from -= 1;
+    return from;
   }
 
   /**
@@ -90,8 +101,8 @@ export class StreamRecord {
     this.append(1, lastChunkId, "reasoning", reasoning);
     // Last, so that a rewind finds it first.
     this.append(1, lastChunkId, "text", text);
-    this.acked = lastChunkId;
     this.renderedTo(lastChunkId);
+    this.pacer = new AckPacer(lastChunkId);
   }
 
   /**
@@ -123,17 +134,19 @@ export class StreamRecord {
     else this.#count();
   }
 
-  /** @param {number} window what the server grants, however fast anybody reads */
-  open(window) {
-    this.window = this.least = window;
-    this.acks = NO_ACKS;
-    this.busyAt = this.ackFrom = -Infinity;
-    this.ackedBytes = this.shownBytes;
+  /**
+   * What was rendered is acknowledged; from here on acks keep pace with a new window.
+   * @param {number} window what the server grants, however fast anybody reads
+   * @param {import("./flow.js").Terms} terms
+   */
+  open(window, terms) {
+    this.wished = new WishedWindow(window, terms.most, terms.roundTripMs);
+    this.pacer = new AckPacer(this.rendered, this.shownBytes, terms.windowBytes);
   }
 
   /** The connection that would have brought the rest is gone: what nobody has seen yet comes again. */
   forgetUnseen() {
-    while (this.#pieces.length && /** @type {Piece} */ (this.#pieces.at(-1)).last > this.rendered) this.#pieces.pop();
+    this.#pieces.length = this.#firstBehind("last", this.rendered);
     this.received = this.rendered;
     this.bufferedPieces = this.bufferedBytes = 0;
     this.#joined.clear();
@@ -164,16 +177,13 @@ export class StreamRecord {
 
   #goBack() {
     this.received = this.#pieces.at(-1)?.last ?? 0;
-    this.rendered = this.acked = Math.min(this.rendered, this.received);
+    this.rendered = Math.min(this.rendered, this.received);
+    this.pacer.acked = Math.min(this.acked, this.rendered);
     this.#count();
     return false;
   }
 
-  #waiting() {
-    let from = this.#pieces.length;
-    while (from > 0 && this.#pieces[from - 1].last > this.rendered) from -= 1;
-    return this.#pieces.slice(from);
-  }
+  #waiting() { return this.#pieces.slice(this.#firstBehind("last", this.rendered)); }
 
   #count() {
     const waiting = this.#waiting();

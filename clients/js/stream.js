@@ -19,7 +19,7 @@ export class ChatStream extends Emitter {
 
   /**
    * @param {StreamRecord} info read it, do not write to it
-   * @param {(step: (session: Session, now: number) => unknown) => void} run
+   * @param {<T>(step: (session: Session, now: number) => T) => T} run
    */
   constructor(info, run) {
     super();
@@ -47,8 +47,11 @@ export class ChatStream extends Emitter {
   /** @param {number} [chunkId] everything up to here is on the screen; the server may send as much again */
   rendered(chunkId = this.lastChunkId) { this.#run((session, now) => session.rendered(this.info, chunkId, now)); }
 
-  /** Stops the answer, for everybody. Without a connection it is said on the next one. What was sent before still comes. */
-  cancel() { this.#run((session) => session.cancel(this.info)); }
+  /**
+   * Stops the answer, for everybody. Without a connection it is said on the next one. What was sent before still comes.
+   * @returns {boolean} false where it has ended already, which `outcome` tells: also when its connection was closed for good
+   */
+  cancel() { return this.#run((session) => session.cancel(this.info)); }
 
   /** Reads no further; the answer goes on for whoever else follows it. */
   leave() { this.#run((session, now) => session.leave(this.info, now)); }

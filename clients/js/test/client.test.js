@@ -36,6 +36,13 @@ function hear(target, ...types) {
   return heard;
 }
 
+/** Reads an answer to its end. */
+async function whole(stream) {
+  let text = "";
+  for await (const piece of stream) text += piece;
+  return text;
+}
+
 /** Waits out the back-off, and no longer. */
 const back = (client) => clock.pass(client.state === "waiting" ? Math.ceil(client.retryInMs) + 1 : 0);
 
@@ -105,10 +112,10 @@ describe("events", () => {
   test("A listener that throws, or rejects, is reported and breaks nothing.", async () => {
     const { client, stream, socket } = streaming();
     const after = [];
-    stream.addEventListener("contentChunk", () => { throw new Error("first"); });
+    stream.on("contentChunk", () => { throw new Error("first"); });
     stream.on("contentChunk", async () => { throw new Error("second"); });
     stream.on("contentChunk", ({ content }) => after.push(content));
-    client.addEventListener("contentChunk", { handleEvent() { throw new Error("third"); } });
+    client.on("contentChunk", () => { throw new Error("third"); });
     socket.chunks(1, 2);
     await settled();
     assert.deepEqual(after, ["1 ", "2 "]);
@@ -628,14 +635,24 @@ describe("sessions", () => {
     const streams = [{ stream_id: "st9", last_chunk_id: 3, state: "running" }];
     Socket.last.says({ type: "stream_list", streams });
     assert.deepEqual(await listed, streams);
-    await assert.rejects(make().list(), /Not connected/);
   });
 
-  test("A lost connection breaks that promise.", async () => {
+  test("After a lost connection the next one keeps that promise, and a server that refuses breaks it.", async () => {
     const client = connected();
     const listed = client.list();
     Socket.last.onclose({ code: 1006 });
-    await assert.rejects(listed, /lost/);
+    client.connect();
+    Socket.last.greet();
+    assert.equal(Socket.last.said("list_streams").length, 1);
+    Socket.last.says({ type: "error", error_type: "rate_limit", message: "Too often.", recoverable: true });
+    await assert.rejects(listed, /Too often/);
+  });
+
+  test("A list of streams is no answer to a question about messages.", async () => {
+    const client = connected();
+    const asked = client.history();
+    Socket.last.says({ type: "stream_list", streams: [] }, { type: "history", session_id: "s1", messages: [{ id: "m1" }] });
+    assert.deepEqual((await asked).messages, [{ id: "m1" }]);
   });
 
   test("A session's messages are a promise over connections.", async () => {
@@ -731,6 +748,52 @@ describe("limits", () => {
     say(3);
     assert.deepEqual([client.stats().buffered, stream.lastChunkId], [{ pieces: 2, bytes: 18 }, 2]);
   });
+
+  test("A request that is larger than the server reads fails at once, by its bytes, and nothing else is disturbed.", async () => {
+    const client = make();
+    const early = client.chat("é".repeat(1_000));
+    const asked = client.chat("hi");
+    client.connect();
+    const socket = Socket.last.greet({ limits: { max_message_bytes: 1_500 } });
+    await assert.rejects(whole(early), /Too large: 2\d\d\d bytes, the server reads 1500/);
+    const late = client.chat("é".repeat(700));
+    assert.equal(late.outcome.error_type, "message_too_large");
+    assert.equal((await late.done).recoverable, false);
+    assert.equal(client.chat("e".repeat(700)).outcome, null);
+    assert.equal(client.rename("é".repeat(1_000)), false);
+    assert.deepEqual(socket.said("chat_request").map(({ message }) => message.length), [2, 700]);
+    assert.deepEqual([client.state, asked.outcome, Socket.all.length], ["connected", null, 1]);
+  });
+
+  test("A question about messages that is too large is refused, and the next one is asked.", async () => {
+    const client = make();
+    client.connect();
+    Socket.last.greet({ limits: { max_message_bytes: 1_000 } });
+    const [large, small] = [client.history("s".repeat(1_000)), client.history("s9")];
+    await assert.rejects(large, /Too large/);
+    Socket.last.says({ type: "history", session_id: "s9", messages: [] });
+    assert.deepEqual((await small).messages, []);
+  });
+
+  test("More questions at once than anybody needs are refused, and say so.", async () => {
+    const client = make();
+    for (let i = 0; i < 32; i += 1) client.history().catch(() => {});
+    await assert.rejects(client.history(), /Too many questions/);
+  });
+
+  for (const [why, end] of [["1009: too big", () => Socket.last.onclose({ code: 1009, reason: "too big" })], ["1000", (client) => client.close()]]) {
+    test(`After a close for good (${why}) all that was asked, and is asked later, fails at once and says why.`, async () => {
+      const { client, stream } = streaming();
+      const asked = [client.chat("a second one"), client.history(), client.list()];
+      end(client);
+      asked.push(client.chat("later"), client.follow("st9"), client.history(), client.list());
+      for (const one of [stream, ...asked]) await assert.rejects(one instanceof Promise ? one : whole(one), { message: `Connection closed for good (${why}).` });
+      assert.deepEqual([stream.cancel(), asked[0].cancel(), client.rename("x"), client.deleteSession()], [false, false, false, false]);
+      assert.deepEqual(client.streams, []);
+      client.connect();
+      assert.equal(client.chat("anew").outcome, null);
+    });
+  }
 
   test("More streams than anybody needs are refused.", () => {
     const client = connected();

@@ -76,7 +76,7 @@ describe("package", () => {
       const foreign = [...text.matchAll(/^import .* from "([^.][^"]*)"/gm)].map(([, from]) => from);
       assert.deepEqual(foreign, name === "react.js" ? ["react"] : [], name);
     }
-    for (const name of ["session.js", "record.js", "messages.js", "backoff.js"]) {
+    for (const name of ["session.js", "streams.js", "record.js", "flow.js", "outbox.js", "questions.js", "heartbeat.js", "renewal.js", "messages.js", "backoff.js"]) {
       const code = readFileSync(new URL(`../${name}`, import.meta.url), "utf8").replaceAll(/\/\*[^]*?\*\/|\/\/.*$/gm, "");
       assert.doesNotMatch(code, /\b(window\.|document|WebSocket|setTimeout|Date\b|performance|Math\.random|navigator|fetch)\b/, name);
     }

@@ -13,3 +13,26 @@ export declare function reconnectDelay(attempt: number, jitter: number, { code, 
     code?: number;
     toldMs?: number | null;
 }): number;
+/** The tries since there was progress, and what the server has asked for. */
+export declare class Backoff {
+    #private;
+    tries: number;
+    /** @type {number|null} milliseconds that the server asks for, once this connection is gone */
+    toldMs: number | null;
+    /** Nobody comes back sooner, whatever wakes him up. */
+    notBefore: number;
+    /** @param {() => number} random in [0, 1), for the jitter */
+    constructor(random: () => number);
+    /** @param {number} now there is a connection: what was asked for before is done */
+    greeted(now: number): void;
+    /** @param {number} now the connection is gone */
+    lost(now: number): void;
+    /**
+     * Begins a wait.
+     * @param {number} code
+     * @param {number} now
+     * @param {boolean} counts without a network a try is none
+     * @returns {number} for how long
+     */
+    wait(code: number, now: number, counts: boolean): number;
+}

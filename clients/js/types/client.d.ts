@@ -101,7 +101,10 @@ export declare class StreamClient extends Emitter {
     follow(streamId: string, from?: import("./record.js").Known & {
         snapshot?: boolean;
     }): ChatStream;
-    /** The session's streams, as they are now. @returns {Promise<{stream_id: string, last_chunk_id: number, state: string}[]>} */
+    /**
+     * The session's streams, as they are then, asked on this connection or the next.
+     * @returns {Promise<{stream_id: string, last_chunk_id: number, state: string}[]>}
+     */
     list(): Promise<{
         stream_id: string;
         last_chunk_id: number;

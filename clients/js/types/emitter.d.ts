@@ -1,23 +1,8 @@
 /** Events whose listeners cannot harm whoever emits them. */
-/** An EventTarget that reports what a listener throws, or rejects with, and goes on. */
+/** An EventTarget whose details are listened to with `on`. */
 export declare class Emitter extends EventTarget {
-    #private;
     /**
-     * @override
-     * @param {string} type
-     * @param {any} listener
-     * @param {boolean|AddEventListenerOptions} [options]
-     */
-    addEventListener(type: string, listener: any, options?: boolean | AddEventListenerOptions): void;
-    /**
-     * @override
-     * @param {string} type
-     * @param {any} listener
-     * @param {boolean|EventListenerOptions} [options]
-     */
-    removeEventListener(type: string, listener: any, options?: boolean | EventListenerOptions): void;
-    /**
-     * Listens to an event's detail.
+     * Listens to an event's detail. What the listener throws, or rejects with, is reported.
      * @param {string} type
      * @param {(detail: any) => unknown} listener
      * @returns {() => void} stops listening
@@ -25,7 +10,7 @@ export declare class Emitter extends EventTarget {
     on(type: string, listener: (detail: any) => unknown): () => void;
     /**
      * @param {string} type
-     * @param {object} [detail]
+     * @param {object} detail
      */
-    emit(type: string, detail?: object): void;
+    emit(type: string, detail: object): void;
 }

@@ -4,13 +4,20 @@ export type Message = {
     [field: string]: any;
 };
 /**
- * The message in `text`; null where it is malformed. A message of an unknown type has `unknown` set.
+ * The message in `text`, and whether it can be acted on. One that is malformed is null, and not known.
  * @param {string} text
- * @returns {{message: Message, unknown: boolean}|null}
+ * @returns {{message: any, known: boolean}}
  */
 export declare function decode(text: string): {
-    message: Message;
-    unknown: boolean;
-} | null;
+    message: any;
+    known: boolean;
+};
 /** @param {string} text bytes it takes in UTF-8 */
 export declare function utf8Length(text: string): number;
+/**
+ * A message as JSON. Half of a surrogate pair, as a text has it that was cut in the middle of an emoji, is no text for the
+ * server, which would close the connection: it becomes a replacement character.
+ *
+ * @param {object} message
+ */
+export declare function encode(message: object): string;

@@ -1,3 +1,5 @@
+/** What the session knows about one stream: its text in pieces, and where its reader stands. The mirror of `View` in wsstream/client_protocol.py. */
+import { AckPacer, WishedWindow } from "./flow.js";
 export type Outcome = {
     ok: boolean;
     finish_reason?: string;
@@ -30,6 +32,10 @@ export type Asked = {
     sessionId?: string;
     again?: boolean;
 };
+/** @typedef {{ok: boolean, finish_reason?: string, error_type?: string, message?: string, recoverable?: boolean, retry_after?: number, parsed?: any, [field: string]: any}} Outcome */
+/** @typedef {{first: number, last: number, kind: string, content: string, bytes: number, textEnd: number}} Piece chunks `first` to `last`; `textEnd` is how long the text is behind it */
+/** @typedef {{lastChunkId?: number, text?: string, reasoning?: string}} Known what a reader has already: all of it up to a chunk */
+/** @typedef {{requestId?: string, streamId?: string, message?: string, messages?: object[], config?: object, sessionId?: string, again?: boolean}} Asked */
 export declare class StreamRecord {
     #private;
     asked: Asked;
@@ -39,19 +45,11 @@ export declare class StreamRecord {
     /** @type {string|undefined} */ model: string | undefined;
     /** Place in the queue; 0 where it does not wait. */
     position: number;
-    /** Chunk ids: the last with no gap before it, the last shown, the last acknowledged. */
+    /** Chunk ids: the last with no gap before it, the last shown. */
     received: number;
     rendered: number;
-    acked: number;
-    window: number;
-    ackAt: number;
-    /** The last two acks, each a chunk and a time; what the window was at first; and when it was last not far too wide. */
-    acks: [number, number][];
-    least: number;
-    busyAt: number;
-    /** Before this, half a window waits for its ack, too. */
-    ackFrom: number;
-    ackedBytes: number;
+    pacer: AckPacer;
+    wished: WishedWindow;
     /** When a request that was refused for want of capacity is made again. */
     askAt: number;
     refusals: number;
@@ -76,6 +74,9 @@ export declare class StreamRecord {
     outcome: Outcome | null;
     /** @param {Asked} asked */
     constructor(asked: Asked);
+    /** The last chunk that was acknowledged. */
+    get acked(): number;
+    get window(): number;
     get inFlight(): number;
     /** Bytes that were dealt with, of all that ever came. */
     get shownBytes(): number;
@@ -104,8 +105,12 @@ export declare class StreamRecord {
     ends(upTo: number): number[];
     /** @param {number} upTo */
     renderedTo(upTo: number): void;
-    /** @param {number} window what the server grants, however fast anybody reads */
-    open(window: number): void;
+    /**
+     * What was rendered is acknowledged; from here on acks keep pace with a new window.
+     * @param {number} window what the server grants, however fast anybody reads
+     * @param {import("./flow.js").Terms} terms
+     */
+    open(window: number, terms: import("./flow.js").Terms): void;
     /** The connection that would have brought the rest is gone: what nobody has seen yet comes again. */
     forgetUnseen(): void;
     /**

@@ -1,17 +1,8 @@
-import { StreamRecord } from "./record.js";
 export type Message = import("./messages.js").Message;
-export type Outcome = import("./record.js").Outcome;
+export type StreamRecord = import("./record.js").StreamRecord;
 export type Asked = import("./record.js").Asked;
+export type SessionEvent = import("./outbox.js").SessionEvent;
 export type State = "idle" | "connecting" | "connected" | "waiting" | "stopped";
-export type SessionEvent = {
-    type: string;
-    stream?: StreamRecord;
-    [field: string]: any;
-};
-export type Question = {
-    message: object;
-    settle: (answer: Message | null) => void;
-};
 export type SessionOptions = {
     /**
      * in [0, 1), for the jitter
@@ -48,10 +39,10 @@ export type SessionOptions = {
 };
 export declare class Session {
     #private;
+    /** Those that have not ended. */
+    streams: Set<import("./record.js").StreamRecord>;
     hello: Record<string, any>;
     maxTries: number;
-    /** @type {Set<StreamRecord>} */
-    streams: Set<StreamRecord>;
     /** @type {State} */
     state: State;
     /** @type {string|undefined} */ sessionId: string | undefined;
@@ -61,6 +52,8 @@ export declare class Session {
     closeReason: string;
     /** What the browser thinks of the network. Tries without one do not count. */
     online: boolean;
+    /** @param {SessionOptions} [options] */
+    constructor(options?: SessionOptions);
     /** Counts since the beginning. */
     counts: {
         connections: number;
@@ -71,14 +64,11 @@ export declare class Session {
         bytesReceived: number;
         bytesSent: number;
     };
-    /** @type {number|null} of the newest answered heartbeat */
-    roundTripMs: number | null;
-    /** @param {SessionOptions} [options] */
-    constructor({ random, sessionId, hello, maxTries, canRenew, adaptive, maxBufferedPieces, maxBufferedBytes, }?: SessionOptions);
+    get roundTripMs(): number | null;
     /** What is to be sent and what has happened since the last call. */
     take(): {
         sends: string[];
-        events: SessionEvent[];
+        events: import("./outbox.js").SessionEvent[];
     };
     /** When `tick` wants to be called next; Infinity for never. */
     timer(): number;
@@ -115,21 +105,26 @@ export declare class Session {
     wake(now: number): void;
     /**
      * Starts an answer, or keeps the request until there is a connection. `again` says that its id was used before, so
-     * that a cancel is told to the server whatever happens.
+     * that a cancel is told to the server whatever happens. One that cannot be sent, because it is too large or the
+     * connection was closed for good, has ended when this returns: its `outcome` says why.
      * @param {Asked} asked
      */
-    request(asked: Asked): StreamRecord;
+    request(asked: Asked): import("./record.js").StreamRecord;
     /**
      * Follows a stream that somebody else started: another tab, or this page before it was reloaded. With `snapshot`,
      * what was missed comes at once.
      * @param {string} streamId
      * @param {import("./record.js").Known & {snapshot?: boolean}} [from] what the reader has of it already
      */
-    follow(streamId: string, { snapshot, ...from }?: import("./record.js").Known & {
+    follow(streamId: string, from?: import("./record.js").Known & {
         snapshot?: boolean;
-    }): StreamRecord;
-    /** @param {StreamRecord} stream stops the answer, for everybody, as soon as the server can be told */
-    cancel(stream: StreamRecord): void;
+    }): import("./record.js").StreamRecord;
+    /**
+     * Stops the answer, for everybody, as soon as the server can be told.
+     * @param {StreamRecord} stream
+     * @returns {boolean} false where it has ended already
+     */
+    cancel(stream: StreamRecord): boolean;
     /**
      * Nobody here reads the stream any more; the answer goes on.
      * @param {StreamRecord} stream
@@ -143,22 +138,25 @@ export declare class Session {
      * @param {number} now
      */
     rendered(stream: StreamRecord, chunkId: number, now: number): void;
-    /** Asks for the session's streams; they come as the event `stream_list`. */
-    list(): void;
     /**
-     * Asks for a page of a session's messages, on this connection or the next. Servers take one such question at a time.
+     * Asks for the session's streams, on this connection or the next; they come as the event `stream_list`, too.
+     * @param {(answer: Message) => void} [settle] told the `stream_list`, or the `error`
+     */
+    list(settle?: (answer: Message) => void): void;
+    /**
+     * Asks for a page of a session's messages, on this connection or the next.
      * @param {string} [sessionId]
-     * @param {(answer: Message|null) => void} [settle] told the `history`, the `error`, or null where nobody answers any more
+     * @param {(answer: Message) => void} [settle] told the `history`, or the `error`: the server's, or one that says why it is not asked
      * @param {{before?: string, limit?: number}} [page] at most `limit` messages, all older than the one with the id `before`
      */
-    askHistory(sessionId?: string, settle?: (answer: Message | null) => void, page?: {
+    askHistory(sessionId?: string, settle?: (answer: Message) => void, page?: {
         before?: string;
         limit?: number;
     }): void;
     /**
      * @param {string} title
      * @param {string} [sessionId]
-     * @returns {boolean} false without a connection
+     * @returns {boolean} false without a connection, or where it is too large
      */
     rename(title: string, sessionId?: string): boolean;
     /**
@@ -181,7 +179,9 @@ export declare class Session {
      * @param {string} text one message from the server
      * @param {number} now
      */
-    receive(text: string, now: number): void;
+    receive(text: string, now: number): void | boolean;
     /** Whether it ran out of tries, which a network that is back makes good. */
     get gaveUp(): boolean;
+    /** Why nothing can be asked any more before somebody connects anew; empty where it can. */
+    get over(): string;
 }

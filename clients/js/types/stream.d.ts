@@ -20,9 +20,9 @@ export declare class ChatStream extends Emitter {
     info: import("./record.js").StreamRecord;
     /**
      * @param {StreamRecord} info read it, do not write to it
-     * @param {(step: (session: Session, now: number) => unknown) => void} run
+     * @param {<T>(step: (session: Session, now: number) => T) => T} run
      */
-    constructor(info: StreamRecord, run: (step: (session: Session, now: number) => unknown) => void);
+    constructor(info: StreamRecord, run: <T>(step: (session: Session, now: number) => T) => T);
     get id(): string | undefined;
     get requestId(): string | undefined;
     /** All text so far, without what was withdrawn. */
@@ -45,8 +45,11 @@ export declare class ChatStream extends Emitter {
     textFrom(at: number): string;
     /** @param {number} [chunkId] everything up to here is on the screen; the server may send as much again */
     rendered(chunkId?: number): void;
-    /** Stops the answer, for everybody. Without a connection it is said on the next one. What was sent before still comes. */
-    cancel(): void;
+    /**
+     * Stops the answer, for everybody. Without a connection it is said on the next one. What was sent before still comes.
+     * @returns {boolean} false where it has ended already, which `outcome` tells: also when its connection was closed for good
+     */
+    cancel(): boolean;
     /** Reads no further; the answer goes on for whoever else follows it. */
     leave(): void;
     /** Resolves at the end, whatever it is. @returns {Promise<Outcome>} */
