@@ -1,6 +1,7 @@
 /** One conversation: its messages on the page, and the answers that run in it. */
 import { element } from "./elements.js";
 import { Answer, notice, Question } from "./message.js";
+import { joinResults, plain } from "./results.js";
 import { publish } from "./tabs.js";
 
 /** Messages that are read at once. */
@@ -17,6 +18,8 @@ export class Conversation {
   restored = false;
   /** The oldest message on the page, and whether the one before it was replaced with it. */
   #oldest = ""; #cut = false;
+  /** What tools gave to calls that are not on the page yet. */
+  #results = new Map();
 
   constructor(id, { client, sessions, recall, hooks }) {
     Object.assign(this, { id, client, sessions, recall, hooks });
@@ -45,6 +48,7 @@ export class Conversation {
 
   /** Messages that stand before all others on the page. */
   #restorePage({ messages, more }) {
+    joinResults(messages, this.#results);
     const replaced = this.sessions.replaced(this.id);
     const gone = new Set(messages.flatMap(({ stream_id }, at) => replaced.has(stream_id) ? [at, at - 1] : []));
     if (this.#cut) gone.add(messages.length - 1);
@@ -96,7 +100,7 @@ export class Conversation {
 
   #restoreOne({ role, content, is_complete, stream_id, last_chunk_id, reasoning, tool_calls: toolCalls }, before = null) {
     if (role === "tool") return;
-    const text = typeof content === "string" ? content : (content ?? []).map((part) => part.text ?? "").join("");
+    const text = plain(content);
     if (role === "user") return this.#add(this.#question(text), before);
     const answer = this.#add(this.#answer(), before);
     // One that runs is read from its start, with all it thought.
@@ -114,7 +118,7 @@ export class Conversation {
     const stream = this.client.chat(this.#prompt(text), config, { sessionId: this.id });
     stream.addEventListener("start", () => publish("started", { sessionId: this.id, streamId: stream.info.streamId, text }), { once: true });
     this.#follow(answer, stream);
-    if (this.client.state !== "connected") answer.waits();
+    if (answer.running && this.client.state !== "connected") answer.waits();
     this.hooks.changed(this);
   }
 
@@ -132,6 +136,8 @@ export class Conversation {
     const { messages } = await this.client.history(this.id, { limit: NEWEST });
     const at = messages.findIndex(({ stream_id }) => stream_id === streamId);
     if (at < 0 || this.messages.some((one) => one.streamId === streamId)) return;
+    joinResults(messages);
+    for (const { stream_id, tool_calls: calls } of messages) if (calls) this.messages.find((one) => one.streamId === stream_id)?.showCalls(calls);
     for (const message of messages.slice(Math.max(0, at - 1), at + 1)) this.#restoreOne(message);
     this.hooks.changed(this);
   }

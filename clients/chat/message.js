@@ -54,7 +54,7 @@ export class Answer {
     this.outcome = { ok: complete };
     if (reasoning) this.#think(reasoning);
     this.#thoughts?.end();
-    this.#showCalls(toolCalls);
+    this.showCalls(toolCalls);
     this.#main.write(text);
     this.#main.end();
     if (!complete) this.#say("This answer was cut short.", "wait");
@@ -68,7 +68,7 @@ export class Answer {
     this.outcome = outcome;
     if (reasoning) this.#think(reasoning);
     this.#thoughts?.end();
-    this.#showCalls(toolCalls);
+    this.showCalls(toolCalls);
     this.#sayEnd();
     painter.add(this);
   }
@@ -84,6 +84,8 @@ export class Answer {
     stream.addEventListener("status", ({ detail }) => this.#say(this.#status = statusWords(detail.message), "wait"));
     stream.addEventListener("end", () => this.#finish());
     this.#come({});
+    // What could not be asked has ended already.
+    if (stream.outcome) this.#finish();
   }
 
   stop() {
@@ -103,7 +105,7 @@ export class Answer {
     if (kind) came(stream, stream.lastChunkId - this.#lastChunkId);
     this.#lastChunkId = stream.lastChunkId;
     if (kind === "reasoning") this.#think(stream.reasoning);
-    if (kind === "tool_call") this.#showCalls(stream.toolCalls);
+    if (kind === "tool_call") this.showCalls(stream.toolCalls);
     if (content || stream.info.received) this.#begun();
     else if (stream.info.position) this.#say(`In the queue, place ${stream.info.position}`, "wait");
     // After a lost connection what nobody saw comes again: the text is the same, so only its length counts.
@@ -137,7 +139,8 @@ export class Answer {
     this.#thoughts.write(text.slice(this.#thoughts.length));
   }
 
-  #showCalls(calls) {
+  /** @param {object[]} calls those so far, of some of which the `result` is known */
+  showCalls(calls) {
     calls.forEach((call, at) => {
       const block = this.#calls[at] ??= new CallBlock(call, this.body);
       block.show(call);
@@ -160,7 +163,8 @@ export class Answer {
   }
 
   #sayEnd() {
-    if (this.outcome.ok) this.#say(summary(this.outcome));
+    const answered = this.#calls.length > 0 && this.#calls.every((call) => call.answered);
+    if (this.outcome.ok) this.#say(summary(answered ? { ...this.outcome, finish_reason: undefined } : this.outcome));
     else this.#say(failure(this.outcome), "bad");
   }
 
@@ -189,17 +193,29 @@ function tool(words, act, className = "") {
   return button;
 }
 
-/** One tool call; its arguments come in pieces. */
+/** One tool call, and what it gave; its arguments come in pieces. */
 class CallBlock {
-  #made = element("pre", { tabIndex: 0 });
+  #made = code(); #gave = null;
 
   constructor(call, before) {
     const name = call.name ?? call.function?.name ?? "tool";
-    before.before(element("details", { className: "call" }, element("summary", {}, "Calls ", element("b", {}, String(name))), this.#made));
+    this.node = element("details", { className: "call" }, element("summary", {}, "Calls ", element("b", {}, String(name))), this.#made);
+    before.before(this.node);
   }
 
-  show(call) { say(this.#made, legible(call.arguments ?? call.input ?? call.function?.arguments ?? "")); }
+  /** Whether its result is known. */
+  get answered() { return this.#gave !== null; }
+
+  show(call) {
+    say(this.#made, legible(call.arguments ?? call.input ?? call.function?.arguments ?? ""));
+    if (call.result === undefined) return;
+    if (!this.answered) this.node.append(element("p", { className: "gave" }, "Result"), this.#gave = code());
+    say(this.#gave, legible(call.result));
+  }
 }
+
+/** What may be wider than the page, and is read with the keyboard, too. */
+function code() { return element("pre", { tabIndex: 0 }); }
 
 /** JSON with its lines indented; as it is while it is not all there. */
 function legible(made) {

@@ -33,6 +33,38 @@ describe("thoughts and tool calls", () => {
     await shot(page, "thoughts");
   });
 
+  test("What a tool gave stands where it was called, as soon as somebody says it and after a reload.", async () => {
+    const page = await fresh();
+    await ask(page, "What now?");
+    await finished(page);
+    assert.equal(await page.locator(".gave").count(), 0);
+    // Calls of the second answer have the same ids, and no results.
+    await page.evaluate(async () => {
+      const { StreamClient } = await import("/static/js/wsstream.js");
+      const client = new StreamClient(location.origin.replace(/^http/, "ws") + "/ws", { sessionId: sessionStorage.getItem("wsstream.session") });
+      client.connect();
+      const calls = [["call_1", "look_up"], ["call_2", "listen"]].map(([id, name]) => ({ id, type: "function", function: { name, arguments: "{}" } }));
+      await client.chat([
+        { role: "user", content: "What now?" }, { role: "assistant", content: "What now?", tool_calls: calls },
+        { role: "tool", tool_call_id: "call_1", content: '{"sky": "grey", "html": "<img src=x>"}' }, { role: "tool", tool_call_id: "call_2", content: "a *blackbird*" },
+      ]).done;
+      client.close();
+    });
+    const results = async () => {
+      await unfold(page);
+      return page.locator(".message").evaluateAll((all) => all.map((one) => [...one.querySelectorAll(".gave + pre")].map((pre) => pre.textContent)));
+    };
+    const wanted = [JSON.stringify({ sky: "grey", html: "<img src=x>" }, null, 2), "a *blackbird*"];
+    await until(async () => (await page.locator(".message:not(.mine)").count()) === 2);
+    await finished(page);
+    await until(async () => (await results()).flat().length === 2);
+    await page.reload();
+    await until(async () => (await page.locator(".call").count()) === 4);
+    assert.deepEqual((await results()).filter((given) => given.length), [wanted]);
+    assert.equal((await results()).findLastIndex((given) => given.length), 1, "the first answer's, and no other");
+    await shot(page, "results");
+  });
+
   test("A reload in the middle of the answer keeps them, and one after its end as well.", async () => {
     const page = await fresh();
     await ask(page, "slowly does it");
@@ -69,6 +101,63 @@ describe("thoughts and tool calls without a log", () => {
     await until(async () => (await page.locator(".thoughts .answer").allInnerTexts()).every((text) => text.trim() === "First I think."));
     assert.equal(await page.locator(".thoughts").count(), 3);
     assert.deepEqual(await page.locator(".message:not(.mine) .answer.main").allInnerTexts(), ["one", "two", "three"]);
+  });
+});
+
+describe("an answer that is taken back in part", () => {
+  const { fresh } = site("--provider", `${PROVIDER}:changing`, "--on-interrupt", "restart");
+
+  test("What is withdrawn is gone at once; what stays is not touched, moved or drawn anew.", async () => {
+    const page = await fresh();
+    await ask(page, "Change your mind");
+    await until(async () => /wrong, word by word/.test(await shownText(page)));
+    // What stands before the part that will go, watched from one frame to the next.
+    await page.evaluate(() => {
+      const main = [...document.querySelectorAll(".message:not(.mine) .answer.main")].at(-1);
+      const stays = [...main.children].filter((node) => !node.textContent.includes("wrong"));
+      const place = () => stays.map((node) => node.isConnected && node.getBoundingClientRect().top - main.getBoundingClientRect().top).join();
+      const watched = window.watched = { stays: stays.map((node) => node.outerHTML), changes: 0, places: new Set(), texts: [] };
+      new MutationObserver((changes) => { watched.changes += changes.length; }).observe(stays[0], { childList: true, characterData: true, subtree: true, attributes: true });
+      new MutationObserver((changes) => { watched.changes += changes.length; }).observe(stays[1], { childList: true, characterData: true, subtree: true, attributes: true });
+      new MutationObserver((changes) => {
+        for (const { removedNodes } of changes) if ([...removedNodes].some((node) => stays.includes(node))) watched.changes += 1;
+      }).observe(main, { childList: true });
+      const look = () => {
+        watched.places.add(place());
+        const last = main.textContent.slice(main.textContent.indexOf("This is"));
+        if (watched.texts.at(-1) !== last) watched.texts.push(last);
+        requestAnimationFrame(look);
+      };
+      look();
+    });
+    await shot(page, "before-rewind");
+    await until(async () => !/wrong/.test(await shownText(page)));
+    await shot(page, "at-rewind");
+    await finished(page);
+    await shot(page, "after-rewind");
+    const seen = await page.evaluate(() => ({ ...window.watched, places: window.watched.places.size }));
+    assert.deepEqual([seen.stays.length, seen.changes, seen.places], [2, 0, 1]);
+    const turned = seen.texts.findIndex((text) => !text.includes("wrong"));
+    assert.ok(turned > 0 && seen.texts.slice(turned).every((text) => !text.includes("wrong")), "withdrawn for good, in one frame");
+    assert.ok(seen.texts.slice(turned).every((text) => "This is right, and there is less of it.".startsWith(text.trim())), seen.texts.slice(turned).join("|"));
+    assert.match(await shownText(page), /What stays.*This is right, and there is less of it\./s);
+    await page.reload();
+    await until(async () => /less of it/.test(await shownText(page)));
+    assert.doesNotMatch(await shownText(page), /wrong/);
+  });
+});
+
+describe("a question that is too large", () => {
+  const { fresh } = site();
+
+  test("It is refused at once, in words, and the connection serves the next one.", async () => {
+    const page = await fresh();
+    await ask(page, "é".repeat(40_000));
+    await until(async () => /Too large: 80\d\d\d bytes/.test(await note(page)));
+    await finished(page);
+    await ask(page, "hello", "demo:rate=0,tokens=20");
+    await finished(page);
+    assert.equal(words(await shownText(page)), 20);
   });
 });
 

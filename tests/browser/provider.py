@@ -36,6 +36,23 @@ async def thoughtful(request: ChatRequest) -> AsyncIterator[Delta]:
             await asyncio.sleep(0.02)
 
 
+KEPT = "## What stays\n\n" + "".join(f"- Line {n} of what *stays*.\n" for n in range(1, 7))
+WRONG = "\nThis is **wrong** " + "and it goes on being wrong, word by word, " * 12
+RIGHT = "\nThis is **right**, and there is less of it.\n"
+
+
+async def changing(request: ChatRequest) -> AsyncIterator[Delta]:
+    """Break off in the middle; begin as before when asked again, and then say something else, and less."""
+    said = str(request.messages[-1].content)
+    _asked[said] += 1
+    for piece in (KEPT, WRONG if _asked[said] == 1 else RIGHT):
+        for word in piece.split(" "):
+            yield Delta(word + " ")
+            await asyncio.sleep(0.008)
+    if _asked[said] == 1:
+        raise ProviderTimeout("Lost", retry_after=1.0)
+
+
 async def stumbling(request: ChatRequest) -> AsyncIterator[Delta]:
     """Fail twice before each answer."""
     said = str(request.messages[-1].content)

@@ -91,6 +91,30 @@ describe("useChatStream", () => {
     assert.deepEqual([seen.isStreaming, seen.messages[1].isComplete, seen.messages[1].outcome.finish_reason], [false, true, "stop"]);
   });
 
+  test("The calls of tools grow in the message, and are whole at its end; results of tools are no messages of it.", async () => {
+    await mount({ restore: true });
+    await greet();
+    await says({
+      type: "history", session_id: "s1", messages: [
+        { id: "m1", role: "user", content: "weather?" },
+        { id: "m2", role: "assistant", content: "", is_complete: true, stream_id: "st0", tool_calls: [{ id: "c0", name: "look_up", arguments: "{}" }] },
+        { id: "m3", role: "tool", content: "sunny", tool_call_id: "c0" },
+      ],
+    });
+    await turn();
+    assert.deepEqual(seen.messages.map(({ role, toolCalls }) => [role, toolCalls?.map(({ id }) => id)]), [["user", []], ["assistant", ["c0"]]]);
+    await act(async () => { seen.send("hi"); });
+    await start();
+    const call = (chunk_id, ...lines) => ({ ...chunk(chunk_id, lines.map((line) => `${JSON.stringify(line)}\n`).join("")), kind: "tool_call" });
+    await says(call(1, { index: 0, id: "c1", name: "listen" }, { index: 0, arguments: '{"ci' }), call(2, { index: 1, id: "c2", name: "look_up" }));
+    await frame();
+    const { toolCalls, content } = seen.messages.at(-1);
+    assert.deepEqual([toolCalls, content], [[{ index: 0, id: "c1", name: "listen", arguments: '{"ci' }, { index: 1, id: "c2", name: "look_up" }], ""]);
+    await says(call(3, { index: 0, arguments: 'ty":"Ulm"}' }), complete(3, { finish_reason: "tool_calls" }));
+    assert.deepEqual(JSON.parse(seen.messages.at(-1).toolCalls[0].arguments), { city: "Ulm" });
+    assert.equal(seen.messages.at(-1).outcome.finish_reason, "tool_calls");
+  });
+
   test("What was drawn is acknowledged, and nothing before.", async () => {
     await mount();
     await greet();
