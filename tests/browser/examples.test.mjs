@@ -1,7 +1,7 @@
 /** The example applications, as somebody would try them. */
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
-import { cpSync, existsSync, rmSync } from "node:fs";
+import { cpSync, existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { describe, test } from "node:test";
@@ -36,6 +36,44 @@ describe("one file", () => {
       await page.locator("#answer").evaluate((node) => { node.textContent = ""; });
       assert.equal(await interrupted(page, cutter, { send, read, done }), whole);
     } finally { cutter.end(); }
+  });
+});
+
+/** The first example in JavaScript of a document. @param {string} path */
+const printed = (path) => /^```js\n([^]*?)^```/m.exec(readFileSync(join(ROOT, path), "utf8"))[1];
+
+describe("what is printed", () => {
+  const here = site();
+
+  /** A page of nothing but this module, where `wsstream` is what the server has of it. */
+  async function run(code, body) {
+    const imports = { wsstream: "/static/js/wsstream.js", "wsstream/render": "/static/js/render/index.js" };
+    const page = await here.fresh();
+    await page.route("**/try.html", (route) => route.fulfill({
+      contentType: "text/html",
+      body: `<!doctype html><title>try</title><link rel="icon" href="data:,"><script type="importmap">${JSON.stringify({ imports })}</script>${body}<script type="module">${code}</script>`,
+    }));
+    await page.goto(`${here.server.url}try.html`);
+    return page;
+  }
+
+  test("The client's readme streams an answer into a page, and remembers its session.", async () => {
+    const code = printed("clients/js/README.md");
+    assert.match(code, /wss:\/\/example\.org\/ws/);
+    const page = await run(code.replace("wss://example.org/ws", here.server.url.replace("http", "ws") + "ws"), '<output id="output"></output>');
+    await until(async () => (await page.locator("#output").textContent()).length > 400, 20_000);
+    assert.match(await page.evaluate(() => sessionStorage.session), /^ses_/);
+  });
+
+  test("The renderer's example renders an answer, and acknowledges what is painted.", async () => {
+    const before = `import { StreamClient } from "wsstream";
+      const client = new StreamClient(location.origin.replace("http", "ws") + "/ws");
+      client.connect();
+      const element = document.getElementById("element");
+      const stream = window.stream = client.chat("Show me code for a stream reader", { model: "demo" });\n`;
+    const page = await run(before + printed("docs/browser.md"), '<div id="element" class="answer"></div>');
+    await until(() => page.evaluate(() => window.stream?.outcome?.ok && window.stream.info.acked === window.stream.lastChunkId), 20_000);
+    await until(async () => (await page.locator("#element .code").count()) === 2);
   });
 });
 

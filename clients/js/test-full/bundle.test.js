@@ -1,10 +1,10 @@
 /** Sizes, types and what is published: whatever needs the packages of `make js-full`. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
-import { describe, test } from "node:test";
+import { after, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
@@ -57,6 +57,43 @@ describe("the renderer", () => {
       assert.ok(outputs.flatMap(({ imports }) => imports).filter(({ path }) => vendored.has(path)).every(({ kind }) => kind === "dynamic-import"));
     } finally {
       rmSync(made, { recursive: true });
+    }
+  });
+});
+
+describe("installed", () => {
+  const modules = fileURLToPath(new URL("../../node_modules", import.meta.url));
+  const manifest = JSON.parse(readFileSync(join(HERE, "package.json"), "utf8"));
+  const entries = Object.keys(manifest.exports).map((entry) => entry.replace(/^\./, "wsstream"));
+  const made = mkdtempSync(join(tmpdir(), "installed-"));
+  after(() => rmSync(made, { recursive: true }));
+
+  test("In an empty project every entry is found by node, by a bundler and by the types of both ways to resolve.", async () => {
+    const run = (words, ...more) => execFileSync(words, more, { cwd: made, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
+    const [{ filename }] = JSON.parse(run("npm", "pack", HERE, "--json", "--offline"));
+    writeFileSync(join(made, "package.json"), '{"private":true,"type":"module"}');
+    run("npm", "install", `./${filename}`, "--offline", "--no-audit", "--no-fund");
+    for (const name of ["react", "@types"]) symlinkSync(join(modules, name), join(made, "node_modules", name));
+    const scripts = entries.filter((entry) => !/\.\w+$/.test(entry));
+    assert.equal(scripts.length, 6);
+    writeFileSync(join(made, "each.js"), scripts.map((entry, at) => `export * as e${at} from "${entry}";`).join("\n"));
+    assert.equal(Object.keys(await import(join(made, "each.js"))).length, 6);
+    writeFileSync(join(made, "all.js"), `import "wsstream/render/style.css";\nexport * from "./each.js";`);
+    const { outputFiles } = await build({ entryPoints: [join(made, "all.js")], bundle: true, splitting: true, format: "esm", write: false, outdir: made });
+    assert.deepEqual(outputFiles.map(({ path }) => relative(made, path)).filter((path) => /^all\./.test(path)).sort(), ["all.css", "all.js"]);
+    writeFileSync(join(made, "use.ts"), `
+      ${scripts.map((entry, at) => `import * as e${at} from "${entry}"; void e${at};`).join("\n")}
+      import { StreamClient } from "wsstream";
+      import { useChatStream } from "wsstream/react";
+      const stream = new StreamClient("wss://example.org/ws", { token: async () => "t" }).chat("hi");
+      const cancelled: boolean = stream.cancel();
+      const named: string | undefined = useChatStream({ url: "x" }).messages[0]?.toolCalls?.[0]?.name;
+      void [cancelled, named];
+      // @ts-expect-error a number is no prompt
+      stream.info && new StreamClient("x").chat(5);
+    `);
+    for (const [resolution, module] of [["nodenext", "nodenext"], ["bundler", "esnext"]]) {
+      run(join(modules, ".bin/tsc"), "--noEmit", "--strict", "--target", "es2022", "--lib", "es2023,dom,dom.iterable", "--moduleResolution", resolution, "--module", module, "--types", "react", "use.ts");
     }
   });
 });

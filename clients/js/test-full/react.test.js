@@ -1,5 +1,6 @@
 /** The hook, in a real React on a document of happy-dom. The server is in the test's hands, and so are the frames. */
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { afterEach, beforeEach, describe, test } from "node:test";
 import { Window } from "happy-dom";
 
@@ -65,6 +66,13 @@ describe("useChatStream", () => {
   });
 
   test("It is the React that is meant.", () => { assert.ok(version.startsWith(process.env.REACT ?? "19.")); });
+
+  test("It gives what the readme names.", async () => {
+    const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
+    const [, names] = /const \{ (.+) \} = useChatStream\(/.exec(readme);
+    await mount();
+    for (const name of names.split(", ")) assert.notEqual(seen[name], undefined, name);
+  });
 
   test("Mounting connects, and the state follows the connection.", async () => {
     await mount();

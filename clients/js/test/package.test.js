@@ -28,6 +28,11 @@ describe("package", () => {
       const [{ filename }] = JSON.parse(npm("pack", HERE, "--json"));
       writeFileSync(join(folder, "package.json"), '{"private":true,"type":"module"}');
       npm("install", `./${filename}`);
+      // The hook needs a React, which is not here; js-full tries it with one.
+      const entries = Object.keys(manifest.exports).filter((entry) => !/react|\.\w+$/.test(entry)).map((entry) => entry.replace(/^\./, "wsstream"));
+      writeFileSync(join(folder, "each.js"), `for (const entry of ${JSON.stringify(entries)}) if (!Object.keys(await import(entry)).length) throw new Error(entry);`);
+      execFileSync("node", ["each.js"], { cwd: folder });
+      assert.equal(entries.length, 5);
       writeFileSync(join(folder, "look.js"), `
         import { StreamClient } from "wsstream";
         import { Renderer, safeLink } from "wsstream/render";
