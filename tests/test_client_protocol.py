@@ -213,7 +213,7 @@ def test_a_request_that_cannot_be_sent_is_refused_and_forgotten() -> None:
 
 
 def test_a_request_made_before_the_greeting_that_is_too_large_ends_alone() -> None:
-    """How much the server reads is known with its greeting; who waited for that is told, and the others are asked for."""
+    """How much the server reads is known with its greeting; who waited for that is told, and the rest is asked for."""
     end = ClientProtocol()
     large, small = end.chat("r1", "x" * 1000), end.chat("r2", QUESTION)
     end.connect(NOW)
