@@ -19,6 +19,7 @@ class Hub:
         "gate",
         "grace",
         "loop",
+        "now",
         "pushes",
         "registry",
         "settings",
@@ -52,8 +53,9 @@ class Hub:
         self.stall = stall
         self.flusher = Flusher(loop)
         self.wheel = TimerWheel(loop)
-        self.turn = 0
-        """The millisecond of the loop's clock in which chunks were last written at once."""
+        self.now = loop.time
+        self.turn = 0.0
+        """When, by the loop's clock, the millisecond began in which chunks were last written at once."""
         self.pushes = 0
         """How many were, in it."""
         self.tally = WireTally()

@@ -25,8 +25,10 @@ logger = logging.getLogger(__name__)
 
 WRITE_SLICE = 16 * 1024
 """Bytes of chunks per write, so that a client that stops reading is noticed soon."""
+TURN = 0.001
+"""Seconds in which a connection writes one chunk at once; what follows is gathered."""
 MAX_PUSHES = 64
-"""Chunks written at once in one millisecond, all connections together, before the loop gets its turn."""
+"""Chunks written at once in that time, all connections together, before the loop gets its turn."""
 MIN_SHARE = 1024
 """Bytes of a slice that one of many streams gets at least: below that there is more frame than content."""
 SHORT_SLICE = 2 * 1024
@@ -80,7 +82,7 @@ class Outlet:
         self._ready: list[Attachment] = []
         self._control: list[bytes] = []
         self._marked = False
-        self._pushed = 0
+        self._pushed = -1.0
         self.attachments: dict[str, Attachment] = {}
         """What the client follows, by stream."""
         self.batch = batch
@@ -131,14 +133,15 @@ class Outlet:
         What follows within the same millisecond is gathered; so is what would keep others waiting.
         """
         hub = self._hub
-        turn = int(hub.loop.time() * 1000)
-        if turn != hub.turn:
+        now = hub.now  # by a name: Python looks for a method first where a slot is called
+        turn = now()
+        if turn - hub.turn >= TURN:
             hub.turn = turn
             hub.pushes = 0
-        if self._marked or self._pushed == turn or hub.pushes == MAX_PUSHES or self._line.paused or self.over:
+        if self._marked or self._pushed == hub.turn or hub.pushes == MAX_PUSHES or self._line.paused or self.over:
             self.on_roused(attachment)
             return
-        self._pushed = turn
+        self._pushed = hub.turn
         hub.pushes += 1
         try:
             self._push(attachment)
@@ -155,7 +158,8 @@ class Outlet:
             part = self._take(attachment)
         if part:
             self.bytes_sent += len(part)
-            self._line.write(part)
+            write = self._line.write
+            write(part)
         if self._ready:
             self._mark()
 
