@@ -579,6 +579,20 @@ async def test_a_cancelled_wait_leaves_nothing_behind() -> None:
 
 
 @in_virtual_time
+async def test_several_may_wait_for_room() -> None:
+    """Room wakes every task that waits for it, and the cancel of one leaves the others waiting and woken."""
+    log = filled(1000)
+    viewer = Viewer(log, limit=1000)
+    waiting = [await _waiting(log) for _ in range(3)]
+    waiting[0].cancel()
+    await turns(2)
+    assert [task.done() for task in waiting] == [True, False, False]
+    viewer.read_all()
+    await turns(2)
+    assert [task.done() for task in waiting] == [True, True, True]
+
+
+@in_virtual_time
 async def test_uncommitted_chunks_take_room() -> None:
     """What waits for its commit counts as unread: a slow store holds the producer back, and a commit frees it."""
     store = SlowStore()

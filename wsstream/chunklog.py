@@ -605,13 +605,14 @@ class ChunkLog:
             on_stop()
 
     async def wait_room(self) -> None:
-        """Wait until the slowest viewer is at most ``low`` chunks behind, or has left; not at all where it is so."""
+        """Wait until the slowest viewer is at most ``low`` chunks behind, or has left; not at all where it is so.
+
+        Any number of tasks may wait: a provider may have several, and one of a try that is over may still be here.
+        """
         if self._pending_outcome is None and not self._is_near():
-            self._room = asyncio.get_running_loop().create_future()
-            try:
-                await self._room
-            finally:
-                self._room = None
+            if self._room is None:
+                self._room = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._room)  # the cancel of one is not that of the others
 
     def on_floor_moved(self) -> None:
         """An ack came or a viewer left."""
@@ -626,5 +627,6 @@ class ChunkLog:
         return size - floor <= self.low and self.weight - self.totals[floor] <= self._high_bytes // 2
 
     def _release_room(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        room, self._room = self._room, None
+        if room is not None:
+            room.set_result(None)
