@@ -162,6 +162,28 @@ async def test_a_failure_that_nobody_saw(serve: Serve, scripted: Scripted) -> No
         assert (await client.receive())["type"] == "no-active"
 
 
+async def test_an_end_that_was_lost_on_its_way(serve: Serve, scripted: Scripted) -> None:
+    """Whoever says how far they have read an answer is told its end, however it ended and whatever their socket took."""
+    async with ai(await serve(provider=SCRIPTED)) as client:
+        run = await started(client, scripted, request_id="failed", chat="a")
+        run.put("half")
+        run.fail(ProviderError("It broke"))
+        await client.until("end", "failed")
+        await client.resume("rest", "a", lastSequence=2)
+        assert (await client.receive())["type"] == "start"
+        told = [json.loads(await client.socket.recv()) for _ in range(3)]
+        assert [frame.get("sequence") for frame in told] == [3, 4, 5]
+        assert [frame["chunk"] for frame in told] == client.chunks["failed"][3:]
+        assert told[-1]["chunk"] == {"type": "error", "errorText": "It broke"}
+        await client.until("end", "rest")
+        await started(client, scripted, request_id="stopped", chat="b")
+        await client.say("abort", requestId="stopped")
+        await until(lambda: scripted.last.closed.is_set())
+        await client.resume("stop", "b", lastSequence=1)
+        await client.until("start", "stop")
+        assert json.loads(await client.socket.recv())["chunk"] == {"type": "abort"}
+
+
 async def test_an_abort(serve: Serve, scripted: Scripted) -> None:
     """It stops the answer for everybody; the other chat on the socket goes on."""
     async with ai(await serve(provider=SCRIPTED)) as client:

@@ -108,6 +108,15 @@ def resumable(streams: StreamsLike, session_id: str, *, ended: bool) -> StreamLi
     return None
 
 
+def newest(streams: StreamsLike, session_id: str) -> StreamLike | None:
+    """The chat's newest answer, however it has ended: for somebody who says how far they have read it.
+
+    What a socket has taken, a lost connection may have lost again; only they know.
+    """
+    found = streams.of_session(session_id)
+    return streams.resume(found[-1].stream_id) if found else None
+
+
 class _Answer:
     """One request under way: an attachment, and what translates for it."""
 
@@ -287,11 +296,11 @@ class AiDialogue:
 
     def _on_resume(self, streams: StreamsLike, frame: _Resume) -> None:
         self._keep(frame.id)
-        stream = resumable(streams, frame.id, ended=True)
+        skip = 0 if frame.last_sequence is None else frame.last_sequence + 1
+        stream = resumable(streams, frame.id, ended=True) or (newest(streams, frame.id) if skip else None)
         if stream is None:
             self._tell(_frame("no-active", frame.request_id))
             return
-        skip = 0 if frame.last_sequence is None else frame.last_sequence + 1
         answer = _Answer(frame.request_id, stream, UiStream(stream), is_resume=True, skip=skip)
         answer.out.append(answer.tell("start"))
         self._follow(streams, answer)
