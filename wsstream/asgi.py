@@ -58,7 +58,7 @@ class WsstreamApp:
     Args:
         config: as for the server; ``host``, ``port`` and ``listeners`` mean nothing here.
         gate: asked for every request and every WebSocket before anything else; without it everybody may come in.
-        page: whether the page to try things is served too; it is made for the root of a server, not for a mount.
+        page: whether the page to try things is served too, where the mount is, with a slash.
         origins: other sites whose pages may come in, as ``https://example.org``. A browser sends cookies along from
             every page, so that whoever is logged in could be made to speak by any other.
 

@@ -40,7 +40,7 @@ function offer() {
 /** Without an answer one can still type. */
 async function askServer() {
   try {
-    const response = await fetch("/v1/models", { headers: { Accept: "application/json" } });
+    const response = await fetch(new URL("../../v1/models", import.meta.url), { headers: { Accept: "application/json" } });
     if (!response.ok) return;
     const { data, wsstream } = await response.json();
     listed = data.map(({ id }) => String(id));

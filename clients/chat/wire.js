@@ -5,7 +5,8 @@ import { StreamClient, webSocket } from "../js/wsstream.js";
 const OFFLINE_MS = 5_000;
 /** A page acknowledges after a paint: at 5,000 tokens a second, two frames are 170 of them. It is widened where it must. */
 export const WINDOW = 200;
-const address = new URL("/ws", location.href);
+// Not from the root: a proxy may have the whole server under a path.
+const address = new URL("../../ws", import.meta.url);
 address.protocol = address.protocol.replace("http", "ws");
 
 /** What passes, for whoever draws it: `came`, `acked`, `lost`. */

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urljoin
 
 import pytest
 
@@ -18,7 +20,9 @@ from tests.conftest import ROOT, SCRIPTED, Serve
 from tests.data.scripted import Scripted
 from tests.native import connected
 from tests.wires.http import browsing, events, text_of
+from wsstream.client import connect
 from wsstream.server import Server
+from wsstream.web import web_root
 from wsstream.wires.native_http import HELD_BACK
 
 PATIENCE = 10.0
@@ -173,6 +177,39 @@ async def test_native_messages_over_http(serve: Serve, tmp_path: Path, name: str
         while (event := await stream.next()) is not None and event.data["type"] != "stream_complete":
             pass
         assert event is not None
+
+
+def under_a_path(text: str) -> str:
+    """nginx that has the server under ``/chat/``, too."""
+    begin = text.index("location / {")
+    place = text[begin : text.index("}", begin) + 1]
+    below = place.replace("location /", "location /chat/").replace("http://wsstream;", "http://wsstream/;")
+    return text.replace(place, place + below)
+
+
+async def test_a_path_of_another_site(serve: Serve, tmp_path: Path) -> None:
+    """Under a path of a proxy's the page finds all its files beside itself, and clients find every wire."""
+    server = await serve(provider="demo")
+    async with running(NGINX, server, tmp_path, under_a_path) as proxy, browsing(proxy) as client:
+        page = (await client.get("/chat/")).text
+        example = (await client.get("/chat/examples/vanilla.html")).text
+        found = [urljoin("/chat/", name) for name in re.findall(r'(?:href|src)="([^"#]+)"', page)]
+        found += [urljoin("/chat/examples/", name) for name in re.findall(r'from "([^"]+)"', example)]
+        assert len(found) > 5
+        for name in found:
+            assert name.startswith("/chat/static/")
+            assert (await client.get(name)).status_code == 200, name
+        async with connect(f"http://127.0.0.1:{proxy.port}/chat/") as python:
+            stream = await python.chat("hi", model="demo:rate=0,tokens=3")
+            text = "".join([piece async for piece in stream])
+        async with events(client, "GET", f"/chat/api/streams/{stream.stream_id}") as told:
+            assert text_of(await told.rest()) == text
+
+
+def test_scripts_of_the_page_name_no_address_from_the_root() -> None:
+    """What the page's own scripts ask for is beside them, wherever the server is on its site."""
+    for script in (web_root() / "chat").rglob("*.js"):
+        assert not re.search(r'(?:fetch|URL|import)\(\s*["`]/', script.read_text(encoding="utf-8")), script.name
 
 
 def buffering(text: str) -> str:
