@@ -419,13 +419,22 @@ def test_a_late_ack_may_be_forged_too() -> None:
 
 def test_ended_streams_are_forgotten_in_their_order() -> None:
     """The newest ended streams are remembered for late acks, older ones are unknown."""
-    end = make_open()
+    end = make_open(max_streams=1)
     for n in range(ServerProtocol.ENDED_KEPT + 1):
         start(end, f"s{n}", sent=5)
         end.end_stream(f"s{n}")
     assert [a["error_type"] for a in say(end, type="chunk_ack", stream_id="s0", chunk_id=1)] == ["unknown_stream"]
     assert say(end, type="chunk_ack", stream_id="s1", chunk_id=1) == []
     assert end.close is None
+
+
+def test_all_streams_of_a_connection_may_end_before_their_acks() -> None:
+    """However many streams may run at once: that all have ended, and others in their places, makes no late ack wrong."""
+    end = make_open(max_streams=100)
+    for n in range(200):
+        start(end, f"s{n}", sent=5)
+        end.end_stream(f"s{n}")
+    assert say(end, type="chunk_ack", stream_id="s0", chunk_id=5) == []
 
 
 def test_ending_twice_is_harmless() -> None:

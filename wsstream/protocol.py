@@ -99,7 +99,8 @@ class ServerProtocol:
     )
 
     ENDED_KEPT = 16
-    """Ended streams whose windows are remembered, so that a late ack is not mistaken for a forged one."""
+    """Ended streams whose windows are remembered at least, so that a late ack is not mistaken for a forged one; twice
+    as many as may run at once are, where that is more: all of them can end before the first ack comes."""
 
     def __init__(self, settings: ServerSettings, now: float, *, batch: bool = False, phase: float = 0.0) -> None:
         """A connection whose WebSocket has just opened.
@@ -393,7 +394,7 @@ class ServerProtocol:
         if self._ended is None:
             self._ended = {}
         self._ended[stream_id] = window
-        while len(self._ended) > self.ENDED_KEPT:
+        while len(self._ended) > max(self.ENDED_KEPT, 2 * self._settings.max_streams):
             del self._ended[next(iter(self._ended))]
 
     @property

@@ -30,12 +30,14 @@ async def test_nobody_is_told_before_a_stream_is_stored(how: str) -> None:
         stream = await h.start("b")
         stream.when_stored(lambda: told.append("b"))
         assert told == ["a"]
+        assert [info.stream_id for info in h.streams.running_in("ses")] == [h.streams.of_session("ses")[0].stream_id]
         if how == "stored":
             begun[0]()
         else:
             store.on_failure(StoreError("The disk is full"), {stream.stream_id})
         stream.when_stored(lambda: told.append("again"))
         assert told == ["a", "b", "again"]
+        assert [stream.is_stored for stream in h.streams.of_session("ses")] == [True, True]
 
 
 @in_virtual_time

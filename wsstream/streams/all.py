@@ -344,8 +344,9 @@ class Streams:
         return self._directory.of_session(session_key(owner, session_id))
 
     def running_in(self, session_id: str, owner: str = "") -> list[StreamInfo]:
-        """The session's running streams, as `connection_established` lists them."""
-        return [stream.info for stream in self.of_session(session_id, owner) if not stream.log.state.final]
+        """The session's running streams, as `connection_established` lists them; not those that a crash could undo."""
+        found = self.of_session(session_id, owner)
+        return [stream.info for stream in found if stream.is_stored and not stream.log.state.final]
 
     # -- sessions
 

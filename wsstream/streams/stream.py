@@ -111,6 +111,11 @@ class Stream:
         else:
             self._untold.append(tell)
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether `when_stored` would call at once: only then it may be shown to anybody."""
+        return self._untold is None
+
     def while_queued(self, tell: Callable[[int], None]) -> None:
         """Call ``tell`` with the place in the queue, now and when it changes; 0 when it waits no longer."""
         if self.place:

@@ -40,6 +40,9 @@ class StreamLike(LoggedLike, Protocol):
 
     digest: bytes | None
 
+    @property
+    def is_stored(self) -> bool: ...
+
     def while_queued(self, tell: Callable[[int], None]) -> None: ...
 
     def forget_queue(self, tell: Callable[[int], None]) -> None: ...

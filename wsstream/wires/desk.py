@@ -131,10 +131,8 @@ class Desk:
 
     def _await_turn(self, request_id: str, stream: StreamLike, window: SendWindow) -> None:
         def tell(place: int) -> None:
-            if place:
-                self._say_queued(request_id, stream, place)
-            else:
-                (self._queued or {}).pop(stream.stream_id, None)
+            self._tell_place(request_id, stream, place)
+            if not place:
                 self._say_started(request_id, stream, window)
 
         self._watch_queue(stream, tell)
@@ -149,8 +147,10 @@ class Desk:
         queued[stream.stream_id] = (stream, tell)
         stream.while_queued(tell)
 
-    def _say_queued(self, request_id: str, stream: StreamLike, place: int) -> None:
-        if place and self._core.state is not ConnectionState.CLOSED:
+    def _tell_place(self, request_id: str, stream: StreamLike, place: int) -> None:
+        if not place:
+            (self._queued or {}).pop(stream.stream_id, None)  # it waits no longer, and nobody here for it
+        elif self._core.state is not ConnectionState.CLOSED:
             self._core.tell_queued(request_id, stream.stream_id, place)
             self._out.carry_out()
 
@@ -185,7 +185,7 @@ class Desk:
         self._hub.tally.resumes["ok"] += 1
         self._follow(stream, window, snapshot_to=log.tail if asked.snapshot and self._core.batch else 0)
         if log.state is StreamState.QUEUED:
-            self._watch_queue(stream, lambda place: self._say_queued(stream.record.request_id, stream, place))
+            self._watch_queue(stream, lambda place: self._tell_place(stream.record.request_id, stream, place))
 
     def _stream_to_resume(self, asked: m.ResumeStream) -> StreamLike:
         if asked.stream_id is not None:
@@ -278,7 +278,8 @@ class Desk:
         if self._out.unsaid > MAX_TURN_CONTROL:
             self._out.close(CloseCode.POLICY_VIOLATION, "too many questions at once")
             return
-        self._core.list_streams([stream.info for stream in self.streams.of_session(self.session_id)])
+        found = self.streams.of_session(self.session_id)
+        self._core.list_streams([stream.info for stream in found if stream.is_stored])
         self._out.carry_out()
 
     def _on_history(self, asked: m.GetHistory) -> None:

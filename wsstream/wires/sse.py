@@ -359,7 +359,7 @@ class Chat:
     async def streams(self, call: Call) -> Response:
         """``GET /api/sessions/{session_id}/streams``: the answers that can be followed."""
         session_id = call.request.path_params["session_id"]
-        infos = [stream.info for stream in call.streams.of_session(session_id)]
+        infos = [stream.info for stream in call.streams.of_session(session_id) if stream.is_stored]
         return json_response({"session_id": session_id, "streams": infos})
 
     async def probe(self, call: Call) -> Response:
