@@ -203,6 +203,22 @@ async def test_idle_connections_are_closed_after_a_while(monkeypatch: pytest.Mon
         await upstream.seen[0].closed.wait()
 
 
+async def test_an_idle_connection_holds_no_request() -> None:
+    """A kept connection does not keep what was sent over it: a hundred long conversations would be much memory."""
+    sent: list[weakref.ref[httpx2.Request]] = []
+
+    async def note(request: httpx2.Request) -> None:
+        sent.append(weakref.ref(request))
+
+    async with talking([REQUEST, whole(b"a"), HOLD]) as (upstream, client):
+        client.event_hooks = {"request": [note]}
+        await fetch(client, upstream, b"x" * 300_000)
+        await asyncio.sleep(0)  # the turn that brought the response holds it
+        gc.collect()
+        assert [request() for request in sent] == [None]
+        assert not upstream.seen[0].closed.is_set()
+
+
 async def test_only_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the number to keep, a connection is closed when its answer has ended."""
     monkeypatch.setattr(http, "MAX_IDLE", 2)

@@ -238,6 +238,8 @@ class _Connection(asyncio.Protocol):
     def release(self) -> None:
         """The body was read to its end: keep the connection, if both sides agree."""
         self._body = None
+        self._request = None  # it holds a whole conversation
+        self._headers = []
         self._expect_response()
         if not (self._alive and self._may_stay) or not self._pool.keep(self, self._origin):
             self.abort()
