@@ -88,15 +88,15 @@ async def test_back_just_before_the_limit(serve: Serve, scripted: Scripted, stor
     """A viewer who returns just before the limit saves the answer, and the next time without viewers is a whole one."""
     server = await serve(provider=SCRIPTED, store=store)
     async with connected(server) as native:
-        stream_id, run = await begun(native, scripted, **wish({"stop_after": 0.25}))
+        stream_id, run = await begun(native, scripted, **wish({"stop_after": 0.6}))
     for _ in range(2):
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.35)
         async with connected(server) as back:
             await back.resume(stream_id, 0)
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.35)
     async with connected(server) as back:
         await back.resume(stream_id, 0)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.4)
         run.put("still here")
         run.finish()
         assert (await back.read(stream_id)).text == "still here"

@@ -429,7 +429,7 @@ def test_ended_streams_are_forgotten_in_their_order() -> None:
 
 
 def test_all_streams_of_a_connection_may_end_before_their_acks() -> None:
-    """However many streams may run at once: that all have ended, and others in their places, makes no late ack wrong."""
+    """However many may run at once: that all have ended, and others in their places, make no late ack wrong."""
     end = make_open(max_streams=100)
     for n in range(200):
         start(end, f"s{n}", sent=5)

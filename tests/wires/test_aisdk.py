@@ -163,7 +163,7 @@ async def test_a_failure_that_nobody_saw(serve: Serve, scripted: Scripted) -> No
 
 
 async def test_an_end_that_was_lost_on_its_way(serve: Serve, scripted: Scripted) -> None:
-    """Whoever says how far they have read an answer is told its end, however it ended and whatever their socket took."""
+    """Whoever says how far they read an answer is told its end, however it ended and whatever a socket took."""
     async with ai(await serve(provider=SCRIPTED)) as client:
         run = await started(client, scripted, request_id="failed", chat="a")
         run.put("half")
