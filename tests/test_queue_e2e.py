@@ -126,7 +126,7 @@ async def test_who_leaves_while_waiting_gives_up_the_place(serve: Serve, scripte
             scripted.last.finish()
             assert (await back.read(kept["stream_id"])).text == "late"
             (dialogue,) = [c._dialogue for c in server.registry if c.session_id == "gone"]
-            assert dialogue._queued == {}  # what it followed is not held for as long as it stays
+            assert dialogue._desk._queued == {}  # what it followed is not held for as long as it stays
 
 
 async def test_the_same_request_again_keeps_its_place(serve: Serve, scripted: Scripted) -> None:

@@ -148,6 +148,22 @@ async def test_orphans_wait_while_memory_is_short() -> None:
 
 
 @in_virtual_time
+async def test_a_queued_orphan_is_not_forgotten_while_memory_is_short() -> None:
+    """Who left a waiting request while memory was short has an answer all the same, when its turn comes later."""
+    async with house(on_orphan="continue", max_running_streams=1, max_queued=1) as it:
+        running = await it.start("running")
+        queued = it.streams.start("ses", asked("queued"))
+        viewers = [it.view(running), it.view(queued)]
+        it.streams.press(True)
+        queued.log.detach(viewers[1])
+        it.streams.press(False)
+        it.streams.let_one_go_on()
+        await it.provider.end()
+        assert queued.log.state == "running"
+        assert queued.log.has_room()
+
+
+@in_virtual_time
 async def test_orphans_are_ended_where_memory_stays_short() -> None:
     """One at a time, the one that has waited longest first; one that somebody follows again is not."""
     async with house(on_orphan="continue") as it:

@@ -38,8 +38,8 @@ class Orphanage:
         """Nobody follows ``stream`` any more: its policy says what becomes of it."""
         if stream.orphan_timer is not None or not self._is_live(stream):
             return
-        if self._places.pressed:
-            self.hold(stream)
+        if self._places.pressed and stream in self._places.running:
+            self.hold(stream)  # who waits for a turn holds nothing, and none is given meanwhile
         policy = stream.policy
         if isinstance(policy, StopAfter):
             stream.orphan_timer = self._loop.call_later(policy.seconds, self._stop_orphan, stream)
