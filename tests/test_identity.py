@@ -251,6 +251,32 @@ def test_a_function_is_a_hook() -> None:
         identify(hook, "a\nb")
 
 
+async def test_the_hook_of_the_documentation() -> None:
+    """What docs/security.md shows knows alice by her token, and nobody else."""
+    text = (Path(__file__).parent.parent / "docs" / "security.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(text.partition("```python hook\n")[2].partition("```")[0], names)
+    assert await names["who"](Visitor({}, "", "at-least-sixteen-characters")) == Identity("alice")
+    assert await names["who"](Visitor({}, "")) is None
+
+
+def at_once(visitor: Visitor) -> Identity | None:
+    """A hook that need not wait."""
+    return None if visitor.token is None else Identity(visitor.token)
+
+
+@pytest.mark.parametrize("name", ["by_name", "at_once"])
+async def test_a_hook_is_shown_the_token_wherever_it_was(name: str) -> None:
+    """A bearer token in a header is the visitor's token as one in a hello is, for a hook that waits and one that does
+    not; what else is in the header is left as it is."""
+    hook = Hook(f"{__name__}:{name}")
+    header = Visitor({"authorization": "Bearer  carol "}, "")
+    assert await hook.identify(header) == await hook.identify(Visitor({}, "", "carol")) == Identity("carol")
+    assert await hook.identify(header._replace(token="dave")) == Identity("dave")
+    for other in ("Basic Y2Fyb2w6", "Bearer ", ""):
+        assert await hook.identify(Visitor({"authorization": other}, "")) is None
+
+
 @pytest.mark.parametrize("path", ["nowhere:thing", "json:nothing", "json", ":x", "json:__name__"])
 def test_hooks_that_are_none(path: str) -> None:
     """A hook that cannot be found, or is not a function, does not start."""

@@ -13,6 +13,7 @@ import os
 import secrets
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -275,9 +276,10 @@ def _prepare_key(algorithm: str, key: bytes) -> Any:
 
 
 class Hook:
-    """The operator's own: an asynchronous function of a `Visitor`, or an object with an ``identify`` like that.
+    """The operator's own: a function of a `Visitor`, or an object with an ``identify`` like that.
 
-    Such an object may also have ``is_revoked(identity)``, which must answer at once.
+    It is asynchronous where it has to wait. The visitor's ``token`` is the bearer token that is shown, in a hello or in
+    a header. Such an object may also have ``is_revoked(identity)``, which must answer at once.
     """
 
     def __init__(self, path: str) -> None:
@@ -289,14 +291,17 @@ class Hook:
         target = load_attribute(path, "identity_hook")
         if isinstance(target, type):
             target = target()
-        self._identify = cast(Callable[[Visitor], Awaitable[Identity | None]], getattr(target, "identify", target))
+        self._identify = cast(
+            Callable[[Visitor], Awaitable[Identity | None] | Identity | None], getattr(target, "identify", target)
+        )
         if not callable(self._identify):
             raise ConfigError(f"identity_hook: {path} is not a function, nor has it an identify method")
         self._is_revoked = cast(Callable[[Identity], bool], getattr(target, "is_revoked", lambda _identity: False))
 
     async def identify(self, visitor: Visitor) -> Identity | None:
         """Ask the hook."""
-        identity = await self._identify(visitor)
+        answer = self._identify(_with_token(visitor))
+        identity = await answer if isawaitable(answer) else answer
         if identity is not None and not is_user(identity.user):
             logger.error("the identity hook gave a user's name that is not 1 to %d printable characters", MAX_USER)
             raise Unauthorized
@@ -308,6 +313,14 @@ class Hook:
 
     def refresh(self) -> None:
         """The hook looks after itself."""
+
+
+def _with_token(visitor: Visitor) -> Visitor:
+    """``visitor`` with the token that it shows, wherever it shows it; other credentials are the hook's to read."""
+    scheme, _, token = visitor.headers.get("authorization", "").partition(" ")
+    if visitor.token is not None or scheme.lower() != "bearer":
+        return visitor
+    return visitor._replace(token=token.strip() or None)
 
 
 # -- what is configured
