@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tests.mounted import MOMENT, Mount, Talk
 from tests.native import Closed, connected, fetch
+from wsstream.access import Access
 from wsstream.chunks import Kind
 from wsstream.config import Config
 from wsstream.errors import ProviderRateLimited, ProviderTimeout
 from wsstream.limits import Quotas
 from wsstream.messages import ChunkWriter
 from wsstream.server import Server
+from wsstream.wires.base import Visitor
 
 KIB = 1024
 FAR = "192.0.2.1"
@@ -91,6 +94,7 @@ _BY_SETTING = {
     "lookups_per_minute": _QUOTAS.lookups,
     "replay_per_minute": _QUOTAS.replay,
     "max_feeds_per_user": _QUOTAS.feeds,
+    "feed_creates_per_minute": _QUOTAS.feed_creates,
     "max_feeds_bytes_per_user": _QUOTAS.feed_bytes,
 }
 
@@ -312,6 +316,38 @@ async def deserted(it: Mount, n: int) -> str:
     return str(it.assembly.streams.get(stream_id, "ann").log.state.value)
 
 
+async def unread_control(it: Mount, n: int) -> str:
+    """Of a KiB each."""
+    talk = await it.talk()
+    _, run = await it.answer(talk)
+    talk.stalls = True
+    run.put(*["x" * 16_000] * 3)  # so that the socket counts as one that does not read
+    await asyncio.sleep(MOMENT)
+    empty = len(json.dumps({"type": "heartbeat_ack", "timestamp": ""}, separators=(",", ":"))) + 4
+    for _ in range(n):
+        talk.say("heartbeat", timestamp="x" * (KIB - empty))
+        await asyncio.sleep(MOMENT)
+    return "cut" if not len(it.assembly.registry) else "served"
+
+
+async def request_name(it: Mount, n: int) -> str:
+    talk = await it.talk()
+    for number in range(3):
+        talk.say("chat_request", request_id=str(number) * n, message="hi")
+    return await talk.found()
+
+
+async def draining(it: Mount, n: int) -> str:
+    """How an answer ends that takes so long."""
+    talk = await it.talk()
+    stream_id, run = await it.answer(talk)
+    task = asyncio.ensure_future(it.assembly.drain())
+    await asyncio.sleep(n)
+    run.finish()
+    await task
+    return str(it.assembly.streams.get(stream_id, "ann").log.state.value)
+
+
 # -- HTTP, in virtual time ---------------------------------------------------------------------------------------------
 
 ASKED = {"message": "hi"}
@@ -324,6 +360,16 @@ async def calls(it: Mount, n: int) -> str:
 async def body(it: Mount, n: int) -> str:
     asked = json.dumps(ASKED).encode()
     return f"HTTP {(await it.ask('POST', '/api/chat/stream', asked + b' ' * (n - len(asked)))).status}"
+
+
+async def late_body(it: Mount, n: int) -> str:
+    reply = await it.ask("POST", "/api/chat/stream", ASKED, late=float(n))
+    await asyncio.sleep(n + 1)
+    return f"HTTP {reply.status}"
+
+
+async def user_name(it: Mount, n: int) -> str:
+    return f"HTTP {(await it.ask('POST', '/v1/tickets', {'user': 'u' * n})).status}"
 
 
 async def ticket_body(it: Mount, n: int) -> str:
@@ -350,6 +396,21 @@ async def ui_message(it: Mount, n: int) -> str:
     talk = await it.talk(path="/ai", greet=False)
     text = json.dumps({"type": "abort", "requestId": "q", "pad": ""})
     talk.say_text(text[:-2] + "x" * (n - len(text)) + text[-2:])
+    return await talk.found()
+
+
+async def early_ui_messages(it: Mount, n: int) -> str:
+    guard = it.assembly.guard
+    enter = guard.enter
+
+    async def slowly(visitor: Visitor) -> Access:
+        await asyncio.sleep(1)
+        return await enter(visitor)
+
+    guard.enter = slowly  # type: ignore[method-assign]
+    talk = await it.talk(path="/ai", greet=False)
+    for _ in range(n):
+        talk.say("abort", requestId="q")
     return await talk.found()
 
 
@@ -455,6 +516,19 @@ async def failing(it: Mount, n: int) -> str:
     return await _whole(it, play)
 
 
+async def growing_waits(it: Mount, n: int) -> str:
+    """Before so many tries, the longest that was waited; at most the last of them is longer than the one before."""
+    await it.ask("POST", "/api/chat", ASKED)
+    longest = 0.0
+    for tries in range(1, n + 1):
+        begun = time.monotonic()
+        it.scripted.last.fail(ProviderTimeout())
+        while len(it.scripted.runs) == tries:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        longest = max(longest, time.monotonic() - begun)
+    return "no more than 20 s" if longest <= 20.2 else f"{longest} s"
+
+
 async def busy_provider(it: Mount, n: int) -> str:
     async def play() -> None:
         it.scripted.last.fail(ProviderRateLimited(retry_after=float(n)))
@@ -470,6 +544,36 @@ async def busy_provider(it: Mount, n: int) -> str:
 async def feeds(it: Mount, n: int) -> str:
     found = [await it.ask("PUT", f"/v1/stream/{number}", **TEXT) for number in range(n)]
     return f"HTTP {found[-1].status}{' Retry-After' if 'retry-after' in found[-1].headers else ''}"
+
+
+async def feed_churn(it: Mount, n: int) -> str:
+    """Each is deleted again."""
+    for number in range(n):
+        found = await it.ask("PUT", f"/v1/stream/{number}", **TEXT)
+        await it.ask("DELETE", f"/v1/stream/{number}")
+    return f"HTTP {found.status}{' Retry-After' if 'retry-after' in found.headers else ''}"
+
+
+async def feed_name(it: Mount, n: int) -> str:
+    return f"HTTP {(await it.ask('PUT', '/v1/stream/' + 'n' * n, **TEXT)).status}"
+
+
+async def _append(it: Mount, writer: str) -> int:
+    claim = {"producer-id": writer, "producer-epoch": "0", "producer-seq": "0"}
+    return (await it.ask("POST", "/v1/stream/a", b"x", **TEXT, **claim)).status
+
+
+async def writer_name(it: Mount, n: int) -> str:
+    await it.ask("PUT", "/v1/stream/a", **TEXT)
+    return f"HTTP {await _append(it, 'w' * n)}"
+
+
+async def writers(it: Mount, n: int) -> str:
+    """Whether the first of so many is still known: then its repetition is recognised."""
+    await it.ask("PUT", "/v1/stream/a", **TEXT)
+    for number in range(n):
+        assert await _append(it, f"w{number}") == 200
+    return "known" if await _append(it, "w0") == 204 else "forgotten"
 
 
 async def feed_bytes(it: Mount, n: int) -> str:
@@ -530,6 +634,11 @@ def rejected(reason: str) -> str:
     return f'rejected_total{{reason="{reason}"}}'
 
 
+def clamped(what: str) -> str:
+    """That of what is only cut."""
+    return f'clamped_total{{what="{what}"}}'
+
+
 def failed(error_type: str) -> str:
     """That of answers which end badly."""
     return f'stream_errors_total{{error_type="{error_type}"}}'
@@ -564,7 +673,7 @@ ROWS: list[Row] = [
         "bytes of these",
         "close 4429",
         rejected("messages"),
-        fixed="256 KiB",
+        ("max_early_bytes",),
         drive=early_bytes,
         steps=Steps.of(8),
         sees=("served", "close 4429", "close 4429"),
@@ -633,8 +742,18 @@ ROWS: list[Row] = [
         "bytes of answers to a client that does not read them",
         "the connection is cut",
         rejected("slow"),
-        fixed="64 KiB",
-        held_by="test_connection.py",
+        ("max_control_bytes",),
+        drive=unread_control,
+        steps=Steps.of(10),
+        sees=("served", "cut", "cut"),
+        config={"max_control_bytes": 10 * KIB, "message_burst": 1000},
+    ),
+    Row(
+        "bytes of lists of streams that one read may ask for",
+        "close 1008",
+        rejected("messages"),
+        fixed="1 MiB",
+        held_by="wires/test_native_http.py::test_max_turn_control",
     ),
     Row(
         "questions for a history at once",
@@ -648,7 +767,7 @@ ROWS: list[Row] = [
     Row(
         "chunk window that a client asks for",
         "it gets this one",
-        "",
+        clamped("window"),
         ("max_window",),
         drive=wide_window,
         steps=Steps.of(60),
@@ -658,7 +777,7 @@ ROWS: list[Row] = [
     Row(
         "byte window that a client asks for",
         "it gets this one",
-        "",
+        clamped("window"),
         ("max_window_bytes",),
         drive=wide_byte_window,
         steps=Steps.of(300_000),
@@ -747,6 +866,31 @@ ROWS: list[Row] = [
         config={"max_connections": 2},
     ),
     Row(
+        "characters of a token, or a ticket",
+        "HTTP 401; close 3000",
+        rejected("unauthorized"),
+        fixed="4096",
+        held_by="test_identity.py::test_max_token",
+    ),
+    Row(
+        "characters of a user's name",
+        "HTTP 400",
+        rejected("parameter"),
+        fixed="256",
+        drive=user_name,
+        steps=Steps.of(256),
+        sees=("HTTP 200", "HTTP 400", "HTTP 400"),
+    ),
+    Row(
+        "characters of the name of a session, or a request",
+        "malformed: `bad_request`, the third in a row close 1008",
+        rejected("malformed"),
+        fixed="128",
+        drive=request_name,
+        steps=Steps.of(128),
+        sees=("served", "close 1008", "close 1008"),
+    ),
+    Row(
         "unused tickets of a user",
         "HTTP 429",
         rejected("tickets"),
@@ -761,14 +905,14 @@ ROWS: list[Row] = [
         "close 3000",
         rejected("unauthorized"),
         ("ticket_lifetime",),
-        held_by="test_tickets.py",
+        held_by="test_tickets.py::test_ticket_lifetime",
     ),
     Row(
         "time after a token's end",
         "close 3000; a response ends",
         rejected("expired"),
         ("token_grace",),
-        held_by="wires/test_expiry.py",
+        held_by="wires/test_expiry.py::test_token_grace",
     ),
     # Requests.
     Row(
@@ -865,7 +1009,7 @@ ROWS: list[Row] = [
     Row(
         "tokens of an answer",
         "fewer are asked for",
-        "",
+        clamped("tokens"),
         ("max_output_tokens",),
         drive=output_tokens,
         steps=Steps.of(5),
@@ -949,14 +1093,16 @@ ROWS: list[Row] = [
         "time for a body",
         "HTTP 408",
         rejected("silent"),
-        fixed="8 s",
-        held_by="wires/test_sse.py",
+        ("body_timeout",),
+        drive=late_body,
+        steps=Steps.seconds(8),
+        sees=("HTTP 200", "HTTP 408", "HTTP 408"),
     ),
     Row(
         "time for which a client takes nothing of a response",
         "it is left",
         rejected("slow"),
-        fixed="60 s",
+        ("response_stall",),
         drive=stalled_reader,
         steps=Steps.seconds(60),
         sees=("goes on", "left", "left"),
@@ -965,7 +1111,7 @@ ROWS: list[Row] = [
         "native messages in one POST",
         "HTTP 400",
         rejected("parameter"),
-        fixed="1024",
+        ("max_posted_messages",),
         drive=posted_messages,
         steps=Steps.of(1024),
         sees=("HTTP 200", "HTTP 400", "HTTP 400"),
@@ -975,7 +1121,7 @@ ROWS: list[Row] = [
         "bytes of a message of the AI SDK's socket",
         "close 1009",
         rejected("size"),
-        fixed="4 MiB",
+        ("max_ui_message_bytes",),
         drive=ui_message,
         steps=Steps.of(4 * KIB * KIB),
         sees=("served", "close 1009", "close 1009"),
@@ -984,8 +1130,10 @@ ROWS: list[Row] = [
         "messages of it before its client is let in",
         "close 1008",
         rejected("messages"),
-        fixed="32",
-        held_by="wires/test_aisdk.py",
+        ("max_early_messages",),
+        drive=early_ui_messages,
+        steps=Steps.of(32),
+        sees=("served", "close 1008", "close 1008"),
     ),
     # Answers.
     Row(
@@ -1031,7 +1179,7 @@ ROWS: list[Row] = [
     Row(
         "characters of other deltas",
         "they are cut into so many",
-        "",
+        clamped("delta"),
         fixed="16 Ki",
         drive=giant_delta,
         steps=Steps.of(16 * KIB),
@@ -1080,30 +1228,33 @@ ROWS: list[Row] = [
     Row(
         "time between two tries, where the provider does not say it",
         "it is no longer",
-        "",
+        clamped("retry_delay"),
         ("retry_cap",),
-        held_by="test_recovery.py",
+        drive=growing_waits,
+        steps=Steps(2, 3, 20),
+        sees=("no more than 20 s", "no more than 20 s", "no more than 20 s"),
+        config={"retry_base": 10.0, "retry_cap": 20.0, "retries": 20, "retry_budget": 10_000.0},
     ),
     Row(
         "bytes of one event of a provider",
         "it ends as `provider_error`",
         failed("provider_error"),
-        fixed="4 MiB",
-        held_by="providers/test_sse.py",
+        ("max_event_bytes",),
+        held_by="providers/test_sse.py::test_max_event_bytes",
     ),
     Row(
         "bytes of the head of a provider's response",
         "it ends as `provider_error`",
         failed("provider_error"),
         fixed="64 KiB",
-        held_by="providers/test_http.py",
+        held_by="providers/test_http.py::test_max_head",
     ),
     Row(
         "calls of tools in one answer",
         "it ends as `provider_error`",
         failed("provider_error"),
-        fixed="128",
-        held_by="providers/test_tools.py",
+        ("max_tool_calls",),
+        held_by="providers/test_tools.py::test_max_tool_calls",
     ),
     Row(
         "time that an answer goes on without any viewer",
@@ -1120,7 +1271,10 @@ ROWS: list[Row] = [
         "they end as `interrupted`",
         failed("interrupted"),
         ("drain_timeout",),
-        held_by="test_server.py",
+        drive=draining,
+        steps=Steps.seconds(10),
+        sees=("complete", "interrupted", "interrupted"),
+        config={"on_orphan": "continue", "first_token_timeout": 1000.0},
     ),
     # What is kept.
     Row(
@@ -1158,21 +1312,21 @@ ROWS: list[Row] = [
         "`log_trimmed`",
         'refused_messages_total{error_type="log_trimmed"}',
         ("max_retained_bytes",),
-        held_by="stores/test_streams_in_trouble.py",
+        held_by="stores/test_streams_in_trouble.py::test_max_retained_bytes",
     ),
     Row(
         "share of memory from which nothing is begun",
         "`capacity` and close 1013; HTTP 503",
         rejected("memory"),
         ("memory_refuse_at", "memory_limit"),
-        held_by="test_memory_pressure_e2e.py",
+        held_by="test_monitor.py::test_memory_refuse_at_and_memory_shed_at",
     ),
     Row(
         "share of memory from which connections are shed",
         "close 1013",
         "shed_connections_total",
         ("memory_shed_at", "memory_limit"),
-        held_by="test_memory_pressure_e2e.py",
+        held_by="test_monitor.py::test_memory_refuse_at_and_memory_shed_at",
     ),
     # Durable streams of clients.
     Row(
@@ -1194,6 +1348,46 @@ ROWS: list[Row] = [
         steps=Steps.of(3),
         sees=("HTTP 201", "HTTP 429 Retry-After", "HTTP 429 Retry-After"),
         config={**FEEDS_ON, "max_feeds_per_user": 3},
+    ),
+    Row(
+        "made by a user, a minute, half of it at once",
+        "HTTP 429",
+        rejected("feed_creates_per_user"),
+        ("feed_creates_per_minute",),
+        drive=feed_churn,
+        steps=Steps.of(3),
+        sees=("HTTP 201", "HTTP 429 Retry-After", "HTTP 429 Retry-After"),
+        config={**FEEDS_ON, "feed_creates_per_minute": 6.0},
+    ),
+    Row(
+        "characters of the name of one",
+        "HTTP 400",
+        rejected("parameter"),
+        fixed="512",
+        drive=feed_name,
+        steps=Steps.of(512),
+        sees=("HTTP 201", "HTTP 400", "HTTP 400"),
+        config=FEEDS_ON,
+    ),
+    Row(
+        "characters of the name of a writer",
+        "HTTP 400",
+        rejected("parameter"),
+        fixed="128",
+        drive=writer_name,
+        steps=Steps.of(128),
+        sees=("HTTP 200", "HTTP 400", "HTTP 400"),
+        config=FEEDS_ON,
+    ),
+    Row(
+        "writers that one remembers, those that wrote last",
+        "a forgotten one's repetition is taken again",
+        clamped("writers"),
+        fixed="100",
+        drive=writers,
+        steps=Steps.of(100),
+        sees=("known", "forgotten", "forgotten"),
+        config=FEEDS_ON,
     ),
     Row(
         "bytes of one",

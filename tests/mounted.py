@@ -21,12 +21,16 @@ MOMENT = 0.02
 
 
 class Talk:
-    """One WebSocket. What it was told is in `told`; `status` is that of a refused handshake."""
+    """One WebSocket. What it was told is in `told`; `status` is that of a refused handshake.
+
+    While `stalls`, its client takes nothing.
+    """
 
     def __init__(self, app: WsstreamApp, path: str, user: str, remote: str) -> None:
         self.told: list[dict[str, Any]] = []
         self.code: int | None = None
         self.status = 101
+        self.stalls = False
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._incoming.put_nowait({"type": "websocket.connect"})
         scope = {
@@ -40,6 +44,8 @@ class Talk:
         self._task = asyncio.ensure_future(app(scope, self._incoming.get, self._send))
 
     async def _send(self, message: dict[str, Any]) -> None:
+        while self.stalls:  # noqa: ASYNC110
+            await asyncio.sleep(1)
         if message["type"] == "websocket.send":
             self.told.append(json.loads(message["text"]))
         elif message["type"] == "websocket.close":
@@ -81,14 +87,17 @@ class Talk:
 
 
 class Reply:
-    """One response, as it comes. While `stalls`, its client takes nothing."""
+    """One response, as it comes. While `stalls`, its client takes nothing; its request's body is ``late``."""
 
-    def __init__(self, app: Any, method: str, target: str, body: Any, headers: dict[str, str]) -> None:
+    def __init__(
+        self, app: Any, method: str, target: str, body: Any, headers: dict[str, str], late: float = 0.0
+    ) -> None:
         path, _, query = target.partition("?")
         self.status = 0
         self.headers: dict[str, str] = {}
         self.parts: list[str] = []
         self.stalls = False
+        self._late = late
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self._request = [{"type": "http.request", "body": data}]
         shown = {"host": "localhost", "content-type": "application/json", **headers}
@@ -106,6 +115,7 @@ class Reply:
 
     async def _receive(self) -> dict[str, Any]:
         if self._request:
+            await asyncio.sleep(self._late)
             return self._request.pop()
         await asyncio.Event().wait()
         raise AssertionError
@@ -151,9 +161,9 @@ class Mount:
         await asyncio.sleep(MOMENT)
         return talk
 
-    async def ask(self, method: str, target: str, body: Any = b"", **headers: str) -> Reply:
+    async def ask(self, method: str, target: str, body: Any = b"", late: float = 0.0, **headers: str) -> Reply:
         """A request over HTTP, of which something may have come already."""
-        reply = Reply(self._app, method, target, body, {"x-user": "ann", **headers})
+        reply = Reply(self._app, method, target, body, {"x-user": "ann", **headers}, late)
         self._stack.callback(reply.task.cancel)
         await asyncio.sleep(MOMENT)
         return reply

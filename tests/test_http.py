@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
+import time
 
 import pytest
 
 from tests.answers import until
 from tests.conftest import Serve
-from tests.native import PATIENCE, UPGRADE, fetch, frame
+from tests.native import PATIENCE, UPGRADE, connected, fetch, frame
+from wsstream.connection import NativeConnection
+from wsstream.http import GuardedHttp, Porch
 
 HELLO = frame(1, b'{"type":"hello"}')
 PAGE = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
@@ -238,3 +242,46 @@ async def test_who_streams_is_told_that_the_client_has_left(serve: Serve) -> Non
     await writer.drain()
     writer.transport.abort()
     await until(lambda: not log.attachments)
+
+
+# -- what sockets leave behind
+
+
+def living() -> int:
+    """Connections that are in memory, used or not."""
+    return sum(type(each) in (Porch, GuardedHttp, NativeConnection) for each in gc.get_objects())
+
+
+async def test_sockets_that_are_gone_leave_no_garbage(serve: Serve) -> None:
+    """Whoever has gone is out of memory at once, and not when somebody looks for garbage."""
+    server = await serve()
+    gc.collect()
+    gc.disable()
+    try:
+        before = living()
+        for path in ("/ws", "/ai"):
+            async with connected(server, path=path, greet=path == "/ws"):
+                assert living() == before + 1
+        await fetch(server, LAST)
+        await fetch(server, b"nonsense\r\n\r\n")
+        await until(lambda: living() == before)
+    finally:
+        gc.enable()
+
+
+async def test_a_late_first_byte_buys_no_more_time(serve: Serve) -> None:
+    """The time for a head begins with the connection, however late its first byte."""
+    server = await serve(request_timeout=0.6)
+    begun = time.monotonic()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async with asyncio.timeout(PATIENCE):
+        deadlines = server.assembly.hub.wheel._slots
+        await until(lambda: bool(deadlines))
+        first = set(deadlines)
+        await asyncio.sleep(0.3)
+        writer.write(b"GET / HT")
+        await until(lambda: any(isinstance(each, GuardedHttp) for members in deadlines.values() for each in members))
+        assert {slot for slot, members in deadlines.items() if members} == first
+        assert await reader.read() == b""
+    assert time.monotonic() - begun >= 0.5
+    writer.close()

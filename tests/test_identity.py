@@ -305,3 +305,14 @@ def test_secrets_come_from_files_and_variables(tmp_path: Path) -> None:
 def test_names_of_users(name: str, fine: bool) -> None:
     """A user's name has 1 to 256 printable characters."""
     assert is_user(name) is fine
+
+
+@pytest.mark.parametrize(("size", "taken"), [(MAX_TOKEN, True), (MAX_TOKEN + 1, False), (10 * MAX_TOKEN, False)])
+def test_max_token(size: int, *, taken: bool) -> None:
+    """A token has as many characters as may be; one that has more, few or many, is refused unread."""
+    visitor = Visitor({"authorization": "Bearer " + "t" * size}, "here")
+    if taken:
+        assert credential(visitor) == "t" * size
+    else:
+        with pytest.raises(Unauthorized):
+            credential(visitor)

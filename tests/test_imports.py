@@ -72,8 +72,12 @@ RULE: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (("stores", "stores.*"), (*WORDS, "stores.*"), "So can a store."),
     # The pipeline: producer and connection are tasks of their own, and tasks never import tasks. They meet in the log.
     (("chunklog",), (*WORDS, *CORE, "stores.base"), "The log knows neither who writes nor who reads."),
-    (("intake",), (*WORDS, *CORE, "chunklog"), "What a provider puts goes into a log, and nowhere else."),
-    (("producer",), (*WORDS, *CORE, "intake", "chunklog", "providers.base"), "A producer knows providers and a log."),
+    (("intake",), (*WORDS, *CORE, "chunklog", "rejections"), "What a provider puts goes into a log, and nowhere else."),
+    (
+        ("producer",),
+        (*WORDS, *CORE, "intake", "chunklog", "providers.base", "rejections"),
+        "A producer knows providers and a log.",
+    ),
     (("frames",), (*WORDS, *CORE, "chunklog"), "Frames are made of a log."),
     (("ticks",), (), "Timers know nobody."),
     (("inbound",), (), "Frames that come in are only bytes."),

@@ -19,7 +19,7 @@ from tests.native import HasPort, connected
 from tests.virtual import in_virtual_time
 from wsstream.ledger import Ledger
 from wsstream.memory import Memory, MemoryReader
-from wsstream.monitor import LAG_EVERY, SAMPLE_EVERY, Monitor
+from wsstream.monitor import LAG_EVERY, MANY, SAMPLE_EVERY, Monitor
 from wsstream.pressure import PATIENCE, Level, Pressure
 
 
@@ -48,6 +48,7 @@ class House:
 
     def __init__(self) -> None:
         self.connections = 100
+        self.gone = 0
         self.refusing = False
         self.dropped = 0
         self.shed_counts: list[int] = []
@@ -234,3 +235,37 @@ async def test_ended_answers_leave_memory_first(serve: Serve, sqlite: str) -> No
         assert not server.streams.get(stream_id).log.loaded
         await native.resume(stream_id, 0)
         assert (await native.read(stream_id)).text == text
+
+
+@in_virtual_time
+async def test_what_a_crowd_leaves_behind_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When many sockets have gone, free memory is returned to the system; for a few nothing is done."""
+    trims: list[float] = []
+    monkeypatch.setattr("wsstream.monitor.trim", lambda: trims.append(time.monotonic()))
+    async with house() as it:
+        rooms = House()
+        monitor = Monitor(Ledger(lambda: it.streams.running, "demo"), Reader(), Pressure(), rooms)
+        monitor.start()
+        rooms.gone = MANY - 1
+        await asyncio.sleep(60)
+        assert not trims
+        for _ in range(10):
+            rooms.gone += MANY
+            await asyncio.sleep(1)
+        monitor.close()
+    assert 1 < len(trims) < 5
+
+
+@pytest.mark.parametrize(
+    ("share", "refuses", "sheds"),
+    [(0.499, False, False), (0.5, True, False), (0.599, True, False), (0.6, True, True), (0.95, True, True)],
+)
+@in_virtual_time
+async def test_memory_refuse_at_and_memory_shed_at(share: float, *, refuses: bool, sheds: bool) -> None:
+    """Below the first share nothing is done, from there nothing begins, from the second on connections are shed."""
+    reader, rooms = Reader(), House()
+    monitor = Monitor(Ledger(list, "demo"), reader, Pressure(0.5, 0.6), rooms)
+    reader.share = share
+    for _ in range(PATIENCE):
+        monitor.check_memory()
+    assert (rooms.refusing, bool(rooms.shed_counts), monitor.shed > 0) == (refuses, sheds, sheds)

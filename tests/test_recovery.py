@@ -66,6 +66,17 @@ def test_decisions(try_: FailedTry, decision: Decision) -> None:
     assert decide(try_, POLICY, 0.5) == decision
 
 
+@pytest.mark.parametrize(
+    ("tries", "seconds", "capped"), [(1, 6.0, False), (2, 12.0, False), (3, 20.0, True), (30, 20.0, True)]
+)
+def test_retry_cap(tries: int, seconds: float, *, capped: bool) -> None:
+    """A wait may be as long as the cap; what would be longer, however much, is cut to it."""
+    policy = RetryPolicy(base=6.0, cap=20.0)
+    assert policy.delay(tries, 1.0) == seconds
+    assert policy.is_capped(tries) is capped
+    assert not RetryPolicy(base=10.0, cap=20.0).is_capped(2)
+
+
 def test_what_viewers_are_told() -> None:
     """A limit is told apart from other trouble."""
     assert (status_of(ProviderRateLimited()), status_of(PASSING)) == ("rate_limited", "retrying")

@@ -76,3 +76,17 @@ async def test_unused_tickets_are_limited() -> None:
     await asyncio.sleep(31)
     tickets.issue(ALICE)
     assert len(tickets) == 1
+
+
+@pytest.mark.parametrize(("seconds", "good"), [(10, True), (11, False), (100, False)])
+@in_virtual_time
+async def test_ticket_lifetime(seconds: int, *, good: bool) -> None:
+    """A ticket is good for its lifetime, and neither a moment nor ten times as long."""
+    tickets = Tickets(10.5)
+    ticket = tickets.issue(ALICE)[0]
+    await asyncio.sleep(seconds)
+    if good:
+        assert await use(tickets, ticket) == ALICE
+    else:
+        with pytest.raises(Unauthorized):
+            await use(tickets, ticket)

@@ -35,7 +35,7 @@ from wsstream.identity import ANYBODY, Hook, Identifier, Identity, configured, c
 from wsstream.limits import Buckets, Quotas
 from wsstream.origins import Origins
 from wsstream.registry import Registry
-from wsstream.rejections import Reason, Rejections
+from wsstream.rejections import Clamp, Reason, Rejections
 from wsstream.streams import Stream, Streams
 from wsstream.tickets import Tickets
 from wsstream.wires.base import StreamsLike, Visitor
@@ -166,6 +166,7 @@ class Guard:
         assert isinstance(streams, Access)
         identity = streams.identity
         if user is not None and not is_user(user):
+            self.rejections.count(Reason.PARAMETER)
             raise BadRequest("A user's name has 1 to 256 printable characters")
         if user is not None and user != identity.user:
             if self._identifiers and not identity.is_application:
@@ -258,6 +259,8 @@ class Access:
         except PromptTooLong:
             guard.rejections.count(Reason.PARAMETER)
             raise
+        if clamped is not asked:
+            guard.rejections.clamp(Clamp.TOKENS)
         stream.digest = m.digest_of(asked)  # of what was asked, however much of it is given
         guard.starts.take(self._key)
         guard.address_starts.take(self._where)

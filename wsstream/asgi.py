@@ -42,8 +42,6 @@ HostGate = Callable[[Scope], Awaitable[str | None]]
 
 WRITE_HIGH = 32 * 1024
 """Bytes that the server has not taken before chunks wait in their log instead."""
-MAX_HELD_CONTROL = 64 * 1024
-"""Bytes of control messages kept for a client that does not read; one that provokes more is cut off."""
 CLOSE_TIMEOUT = 2.0
 """Seconds between our close and the end of patience."""
 NATIVE_PATHS = ("/ws", "/", "")
@@ -310,7 +308,8 @@ class AsgiConnection(DialogueLine):
             dialogue.close(CloseCode.UNSUPPORTED_DATA, "messages are text")
             return
         data = text.encode("utf-8", "replace")
-        limit = self._hub.settings.max_message_bytes if isinstance(dialogue, Dialogue) else aisdk.MAX_FRAME
+        settings = self._hub.settings
+        limit = settings.max_message_bytes if isinstance(dialogue, Dialogue) else settings.max_ui_message_bytes
         if len(data) > limit:
             self._hub.registry.rejections.count(Reason.SIZE)
             dialogue.close(CloseCode.MESSAGE_TOO_BIG, "")
@@ -333,7 +332,7 @@ class AsgiConnection(DialogueLine):
         """Send frames that do not wait for a client that does not read; one that provokes too many is cut off."""
         if self.paused:
             self._held += len(data)
-        if self._held > MAX_HELD_CONTROL:
+        if self._held > self._hub.settings.max_control_bytes:
             self._hub.registry.rejections.count(Reason.SLOW)
             self._abort()
             return

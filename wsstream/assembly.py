@@ -36,7 +36,7 @@ from wsstream.streams import Streams
 from wsstream.tracing import Traced, make_tracer
 from wsstream.web import make_app
 from wsstream.wires import aisdk_http, durable, feeds, native_http, openai_api, sse, tickets
-from wsstream.wires.http import Endpoint
+from wsstream.wires.http import Endpoint, Patience
 from wsstream.wires.hub import Hub
 
 logger = logging.getLogger(__name__)
@@ -131,6 +131,7 @@ class Assembly:
                 ledger=self.ledger,
                 monitor=self.monitor,
                 rejected=self.rejections.statistics,
+                clamped=self.rejections.clamped,
                 is_ready=lambda: not self.readiness(),
             )
         )
@@ -152,6 +153,7 @@ class Assembly:
             self.wires(),
             limit,
             rejections=self.rejections,
+            patience=Patience(self.config.body_timeout, self.config.response_stall),
             page=page,
             pages=pages,
         )
@@ -278,6 +280,10 @@ class _House(NamedTuple):
     @property
     def connections(self) -> int:
         return len(self.registry)
+
+    @property
+    def gone(self) -> int:
+        return self.registry.gone
 
     def refuse(self, refusing: bool) -> None:
         self.registry.pressed = refusing

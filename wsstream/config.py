@@ -93,6 +93,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: Annotated[Count, Meta(description="WebSockets open at once; as many HTTP calls")] = 10_000
     max_message_bytes: Annotated[Bytes, Meta(description="the largest message read from a client")] = 64 * 1024
     max_fragments: Annotated[Count, Meta(description="frames that one message may come in")] = 64
+    max_ui_message_bytes: Annotated[
+        Bytes, Meta(description="the same of the AI SDK's socket, whose clients say the whole conversation each time")
+    ] = 4 * 1024 * 1024
+    max_early_bytes: Annotated[
+        Bytes, Meta(description="messages that are kept while it is decided whether their sender comes in")
+    ] = 256 * 1024
+    max_early_messages: Annotated[
+        Count, Meta(description="how many of the AI SDK's socket; of the native wire message_burst")
+    ] = 32
+    max_control_bytes: Annotated[
+        Bytes, Meta(description="answers, other than chunks, kept for a client that does not read them")
+    ] = 64 * 1024
+    max_posted_messages: Annotated[Count, Meta(description="native messages in one POST")] = 1024
     max_head_bytes: Annotated[
         Annotated[int, Meta(ge=1024, le=16 * 1024 * 1024)], Meta(description="the largest head of an HTTP request")
     ] = 16 * 1024
@@ -105,6 +118,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)],
         Meta(description="the longest tool call or data that a provider sends in one piece"),
     ] = 1024 * 1024
+
+    max_event_bytes: Annotated[
+        Annotated[int, Meta(ge=64 * 1024, le=2**30)], Meta(description="the largest event of a provider")
+    ] = 4 * 1024 * 1024
+    max_tool_calls: Annotated[Count, Meta(description="calls of tools in one answer")] = 128
 
     message_rate: Annotated[
         float, Meta(ge=0, le=1_000_000, description="messages a second from one connection, for long; 0: no limit")
@@ -173,6 +191,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     request_timeout: Annotated[
         Seconds, Meta(description="for the head of an HTTP request, and once more for its body")
     ] = 10.0
+    body_timeout: Annotated[
+        Seconds, Meta(description="for a request's body to be told 408; beyond request_timeout it is only cut off")
+    ] = 8.0
+    response_stall: Annotated[
+        Seconds, Meta(description="a client may take nothing of a response over HTTP, before it is left")
+    ] = 60.0
     heartbeat_interval: Annotated[Seconds, Meta(description="between heartbeats")] = 10.0
     heartbeat_timeout: Annotated[Seconds, Meta(description="of silence, after which a peer is dead")] = 25.0
     first_token_timeout: Annotated[Seconds, Meta(description="for a provider's first token")] = 30.0
@@ -213,6 +237,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = "auto"
     max_feeds: Annotated[Count, Meta(description="durable streams of clients at once")] = 1000
     max_feeds_per_user: Annotated[Count | None, Meta(description="of those, one user's; 100 unless at home")] = None
+    feed_creates_per_minute: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="durable streams a user may make, half of them at once; 60 unless at home"),
+    ] = None
     max_feed_bytes: Annotated[Bytes, Meta(description="the longest of them, in bytes kept")] = 16 * 1024 * 1024
     max_feeds_bytes: Annotated[Bytes, Meta(description="bytes of all of them, which are in memory too")] = (
         256 * 1024 * 1024

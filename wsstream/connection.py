@@ -26,8 +26,8 @@ from wsstream.inbound import Alignment, short_text
 from wsstream.protocol import SUBPROTOCOL
 from wsstream.proxies import TrustedProxies
 from wsstream.rejections import Reason
-from wsstream.wires.aisdk import MAX_FRAME, AiDialogue
 from wsstream.wires.aisdk import PATH as AI_PATH
+from wsstream.wires.aisdk import AiDialogue
 from wsstream.wires.base import Visitor, counted_address
 from wsstream.wires.hub import Hub
 from wsstream.wires.line import DialogueLine
@@ -46,8 +46,6 @@ NOTSENT_LOWAT = 16 * 1024
 """Kernel memory that a client which does not read can hold (tcp(7), socket(7))."""
 SHORT_LOWAT = 2 * 1024
 """The same where several streams share the socket."""
-MAX_HELD_CONTROL = 64 * 1024
-"""Bytes of control messages kept for a client that does not read; one that provokes more is closed."""
 CLOSE_TIMEOUT = 2.0
 """Seconds between our close frame and the end of patience."""
 TCP_NOTSENT_LOWAT = 25  # Linux's; socket has no name for it in Python 3.11
@@ -159,6 +157,10 @@ class NativeConnection(DialogueLine, asyncio.Protocol):
         self._hub.registry.remove(self)
         if self._dialogue is not None:
             self._dialogue.end()
+            self._dialogue = None  # it refers to this
+        # The library's object refers to itself, also through how it has ended. Garbage is looked for seldom: without
+        # help, thousands of connections that are gone would stay for long.
+        vars(self._websocket).update(parser=iter(()), parser_exc=None, handshake_exc=None, select_subprotocol=None)
 
     def pause_writing(self) -> None:
         """The client does not read: its chunks wait in their logs from now on."""
@@ -215,7 +217,7 @@ class NativeConnection(DialogueLine, asyncio.Protocol):
 
     def _open(self, request: Request, visitor: Visitor) -> None:
         if request.path.partition("?")[0] == AI_PATH:
-            self._websocket.max_message_size = MAX_FRAME
+            self._websocket.max_message_size = self._hub.settings.max_ui_message_bytes
             self._dialogue = AiDialogue(self._hub, self, self._hub.gate, visitor)
             return
         offered = self._websocket.subprotocol == SUBPROTOCOL
@@ -270,7 +272,7 @@ class NativeConnection(DialogueLine, asyncio.Protocol):
         if self.paused:
             self._held += len(data)
         self._transport.write(data)
-        if self._held > MAX_HELD_CONTROL:
+        if self._held > self._hub.settings.max_control_bytes:
             if not self._closing:
                 self._hub.registry.rejections.count(Reason.SLOW)
             self._closing = True

@@ -39,8 +39,8 @@ from wsstream.errors import (
     UnknownStream,
 )
 from wsstream.flow import SendWindow
-from wsstream.limits import NO_QUOTAS, Quotas
-from wsstream.rejections import Reason, Rejections
+from wsstream.limits import NO_QUOTAS, Buckets, Quotas
+from wsstream.rejections import Clamp, Reason, Rejections
 from wsstream.stores.base import Store, StreamRecord, StreamSummary
 from wsstream.writers import Claim, FeedConfig, FeedState, Fork, Ruling, Verdict, judge
 
@@ -202,6 +202,7 @@ class Feeds:
         """``quotas``: what one user may have; all who are nobody in particular are one, as are their feeds' names."""
         self._rejections = rejections or Rejections()
         self._quotas = quotas
+        self._creates = Buckets(quotas.feed_creates, max(1.0, (quotas.feed_creates or 0.0) / 2))
         self._held: dict[str, _Held] = {}
         self._config = config
         self._store = store
@@ -343,6 +344,7 @@ class Feeds:
         content = NOTHING if source is None or wish.fork is None else _inherited(source, wish.fork)
         content = _joined(content, to_chunks(form, data) if data else NOTHING)
         self._check_room(user, 0, content, new=True)
+        self._creates.take(user)
         feed = self._make(user, name, config, source)
         feed.state = feed.state.after(None, None, close=close)
         self._begin(feed, content)
@@ -403,7 +405,9 @@ class Feeds:
         if ruling.verdict is not Verdict.TAKEN:
             return ruling
         self._check_room(feed.state.user, feed.size, content)
-        feed.state = feed.state.after(claim, order, close=close)
+        before, feed.state = feed.state, feed.state.after(claim, order, close=close)
+        if before.writers.keys() - feed.state.writers:
+            self._rejections.clamp(Clamp.WRITERS)
         if content.bodies:
             feed.log.append_bodies(*content)
         self._resize(feed, feed.log.weight)
@@ -439,6 +443,9 @@ class Feeds:
         return None
 
     def _quota_objection(self, user: str, more: int, new: bool) -> tuple[Reason, RequestError] | None:
+        wait = self._creates.wait(user) if new else 0.0
+        if wait > 0:  # whoever deletes them again costs as much
+            return Reason.FEED_CREATES_PER_USER, RateLimited("Too many streams were made", retry_after=round(wait, 3))
         held, quotas = self._held.get(user) or _Held(), self._quotas
         if new and quotas.feeds is not None and held.feeds >= quotas.feeds:
             error = RateLimited(f"You have {quotas.feeds} streams, which is as many as may be: delete some")

@@ -8,13 +8,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from wsstream.registry import Registry
 from wsstream.rejections import Reason, Rejections
+from wsstream.ticks import TimerWheel
 
 WRITE_HIGH = 32 * 1024
 SEND_BUFFER = 64 * 1024
@@ -33,6 +37,84 @@ class HeadLimits(NamedTuple):
     """Counts those that took more."""
 
 
+class Sockets:
+    """What the HTTP connections of one server share."""
+
+    __slots__ = ("limits", "registry", "wheel")
+
+    def __init__(self, limits: HeadLimits, registry: Registry, wheel: TimerWheel) -> None:
+        """``registry`` counts those that have gone."""
+        self.limits = limits
+        self.registry = registry
+        self.wheel = wheel
+
+
+class Porch(asyncio.Protocol):
+    """A socket that has said nothing yet: it costs next to nothing until it does."""
+
+    __slots__ = ("_connections", "_make", "_sockets", "_transport", "_until", "slot")
+
+    def __init__(self, sockets: Sockets, make: Callable[[], GuardedHttp], connections: set[Any]) -> None:
+        """``make`` makes who speaks HTTP; ``connections`` are those that uvicorn closes when it ends."""
+        self._sockets = sockets
+        self._make = make
+        self._connections = connections
+        self._transport: asyncio.Transport
+        self.slot = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for the first byte."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none
+        self._connections.add(self)
+        self._until = time.monotonic() + self._sockets.limits.seconds
+        self._sockets.wheel.schedule(self, self._until)
+
+    def data_received(self, data: bytes) -> None:
+        """Let the client in, with the time that it has left."""
+        self._leave()
+        http = self._make()
+        self._transport.set_protocol(http)
+        http.connection_made(self._transport)
+        self._sockets.wheel.schedule(http, self._until)
+        http.data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has left."""
+        self._leave()
+        self._sockets.registry.gone += 1
+
+    def _leave(self) -> None:
+        self._sockets.wheel.remove(self)
+        self._connections.discard(self)
+
+    def on_timer(self, now: float) -> None:
+        """It has said nothing in time."""
+        self._sockets.limits.rejections.count(Reason.HEAD)
+        self._transport.close()
+
+    def on_broken(self) -> None:
+        """Cut it off."""
+        self._transport.abort()
+
+    def shutdown(self) -> None:
+        """The server ends."""
+        self._transport.close()
+
+
+class Porches:
+    """Makes porches, as uvicorn makes protocols."""
+
+    def __init__(self, sockets: Sockets) -> None:
+        self._sockets = sockets
+        self._make: Callable[[], GuardedHttp] | None = None
+
+    def __call__(self, *, server_state: Any, **given: Any) -> Porch:
+        """One more socket; what a server gives is the same for all of them."""
+        if self._make is None:
+            self._make = partial(GuardedHttp, sockets=self._sockets, server_state=server_state, **given)
+        return Porch(self._sockets, self._make, server_state.connections)
+
+
 class HeadTooLarge(ValueError):
     """The request's head is longer than it may be."""
 
@@ -47,12 +129,12 @@ _ONCE = frozenset({b"host", b"origin", b"authorization"})
 class GuardedHttp(HttpToolsProtocol):
     """One HTTP connection, until it is upgraded."""
 
-    def __init__(self, *args: Any, limits: HeadLimits | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, sockets: Sockets, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._limits = limits or HeadLimits()
+        self._sockets = sockets
         self._head_size = 0
         self._seen: set[bytes] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self.slot = 0
         self._watchers: list[Callable[[], None]] = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -63,9 +145,10 @@ class GuardedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting, and tell who streams to this client that it has left."""
         self._stop_timer()
+        self._sockets.registry.gone += 1
         super().connection_lost(exc)
-        # It and its parser refer to each other, and garbage is looked for seldom: many sockets would stay for long.
-        self.parser = None  # type: ignore[assignment]
+        # It and these refer to each other, and garbage is looked for seldom: many sockets would stay for long.
+        self.parser = self.scope = self.cycle = None  # type: ignore[assignment]
         watchers, self._watchers = self._watchers, []
         for tell in watchers:
             tell()
@@ -109,7 +192,7 @@ class GuardedHttp(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._stop_timer()
             if isinstance(error.__context__, HeadTooLarge | DoubledHeader):
-                self._limits.rejections.count(Reason.HEAD)
+                self._sockets.limits.rejections.count(Reason.HEAD)
             self.send_400_response("Invalid HTTP request received.")
 
     def _let_go(self) -> None:
@@ -154,18 +237,21 @@ class GuardedHttp(HttpToolsProtocol):
 
     def _count(self, size: int) -> None:
         self._head_size += size
-        if self._head_size > self._limits.size:
+        if self._head_size > self._sockets.limits.size:
             raise HeadTooLarge
 
     def _start_timer(self) -> None:
-        if self._timer is None:
-            self._timer = self.loop.call_later(self._limits.seconds, self._on_late)
+        if not self.slot:
+            self._sockets.wheel.schedule(self, time.monotonic() + self._sockets.limits.seconds)
 
-    def _on_late(self) -> None:
-        self._limits.rejections.count(Reason.HEAD)
+    def on_timer(self, now: float) -> None:
+        """The head, or the body, is late."""
+        self._sockets.limits.rejections.count(Reason.HEAD)
         self.transport.close()
 
+    def on_broken(self) -> None:
+        """Cut it off."""
+        self.transport.abort()
+
     def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._sockets.wheel.remove(self)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from wsstream.chunklog import ChunkLog
 from wsstream.chunks import Delta, Kind
 from wsstream.errors import Interrupted, ProviderError, StreamFailure
+from wsstream.rejections import Clamp
 from wsstream.shaping import Shaper
 from wsstream.splice import Splice, Step
 from wsstream.text import SurrogateRepair
@@ -38,7 +39,7 @@ Stop = Callable[[StreamFailure], None]
 class Limits:
     """What one answer may take. Times are seconds; those in which the provider waits for viewers do not count."""
 
-    __slots__ = ("between", "chunks", "first_token", "line", "seconds", "weight")
+    __slots__ = ("between", "chunks", "first_token", "line", "on_clamp", "seconds", "weight")
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Limits:
         weight: int,
         seconds: float = float("inf"),
         line: int = MAX_LINE_CHARS,
+        on_clamp: Callable[[Clamp], None] = lambda _: None,
     ) -> None:
         self.first_token = first_token
         self.between = between
@@ -55,6 +57,8 @@ class Limits:
         self.weight = weight
         self.seconds = seconds
         self.line = line
+        self.on_clamp = on_clamp
+        """Counts what is cut, or shortened."""
 
 
 class Intake:
@@ -135,7 +139,7 @@ class Intake:
 
     def _put_odd(self, deltas: Sequence[Delta]) -> bool:
         """Empty deltas are no chunks, and no sign of life either; large ones are cut, where they can be."""
-        sound = [part for delta in deltas for part in _cut(delta)]
+        sound = [part for delta in deltas for part in self._cut(delta)]
         if any(len(delta.content) > self._limits.line for delta in sound):
             self._stop(ProviderError("The model provider sent a tool call larger than this server takes"))
             return False
@@ -146,6 +150,14 @@ class Intake:
             else:
                 self.put((part,))
         return not self.over and self._log.has_room()
+
+    def _cut(self, delta: Delta) -> list[Delta]:
+        text, kind = delta.content, delta.kind
+        if kind in (Kind.TOOL_CALL, Kind.DATA):
+            return [delta] if text else []
+        if len(text) > MAX_CHUNK_CHARS:
+            self._limits.on_clamp(Clamp.DELTA)
+        return [Delta(text[i : i + MAX_CHUNK_CHARS], kind) for i in range(0, len(text), MAX_CHUNK_CHARS)]
 
     def _put_line(self, line: Delta) -> None:
         """As `put`, of what is too long for it and may not be cut."""
@@ -305,10 +317,3 @@ class _Stages:
 
 def _any_odd(deltas: Sequence[Delta]) -> bool:
     return any(not 0 < len(delta.content) <= MAX_CHUNK_CHARS for delta in deltas)
-
-
-def _cut(delta: Delta) -> list[Delta]:
-    text, kind = delta.content, delta.kind
-    if kind in (Kind.TOOL_CALL, Kind.DATA):
-        return [delta] if text else []
-    return [Delta(text[i : i + MAX_CHUNK_CHARS], kind) for i in range(0, len(text), MAX_CHUNK_CHARS)]

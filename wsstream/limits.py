@@ -90,6 +90,8 @@ class Quotas(NamedTuple):
     """Bytes per minute."""
     feeds: int | None
     """Durable streams."""
+    feed_creates: float | None
+    """Made per minute."""
     feed_bytes: int | None
     """Bytes of all these together."""
 
@@ -112,6 +114,7 @@ class Quotas(NamedTuple):
             greeting=count(config.max_greeting_per_address, 16),
             lookups=either(config.lookups_per_minute, 10),
             replay=either(config.replay_per_minute, 32 * 1024 * 1024),
+            feed_creates=either(config.feed_creates_per_minute, 60),
             feeds=count(config.max_feeds_per_user, 100),
             feed_bytes=count(config.max_feeds_bytes_per_user, 64 * 1024 * 1024),
         )

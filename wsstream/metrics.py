@@ -44,9 +44,11 @@ class Sources:
         ledger: Ledger,
         monitor: Monitor,
         rejected: Callable[[], Mapping[str, int]],
+        clamped: Callable[[], Mapping[str, int]],
         is_ready: Callable[[], bool],
     ) -> None:
-        """``rejected``: what was turned away, by reason."""
+        """``rejected``: what was turned away, by reason; ``clamped``: what was only cut, by what it is."""
+        self.clamped = clamped
         self.streams = streams
         self.registry = registry
         self.store = store
@@ -128,6 +130,7 @@ class Metrics(Collector):
         yield _counter("wsstream_log_lines_dropped", "Log lines dropped, as nobody read them", lines.dropped)
         yield _counter("wsstream_log_lines_sampled", "Log lines left out, as they repeated themselves", lines.sampled)
         yield _counters("wsstream_rejected", "What was turned away", "reason", sources.rejected())
+        yield _counters("wsstream_clamped", "What was cut to a limit", "what", sources.clamped())
         yield _histogram("wsstream_loop_lag_seconds", "How late the event loop's timers came", sources.monitor.lag)
 
     # -- answers

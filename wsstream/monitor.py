@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from wsstream.ledger import Ledger
-from wsstream.memory import Memory, MemoryReader, give_back
+from wsstream.memory import Memory, MemoryReader, give_back, trim
 from wsstream.pressure import Level, Pressure
 from wsstream.tally import SECONDS, Histogram
 
@@ -27,6 +27,9 @@ STOP_AFTER = 40
 whoever was shed can come back for theirs."""
 GIVE_BACK_EVERY = 8
 """Readings, while memory is short, after which what was freed is returned to the system: it does not go by itself."""
+TRIM_EVERY = 16
+MANY = 500
+"""Readings, after which the same is done where so many sockets have gone: they leave as much memory behind."""
 
 
 class House(Protocol):
@@ -34,6 +37,10 @@ class House(Protocol):
 
     @property
     def connections(self) -> int: ...
+
+    @property
+    def gone(self) -> int:
+        """Sockets closed since the start."""
 
     def refuse(self, refusing: bool) -> None:
         """Begin nothing new, or begin things again."""
@@ -62,6 +69,8 @@ class Monitor:
         self._house = house
         self._lag_due = 0.0
         self._readings = 0
+        self._until_trim = TRIM_EVERY
+        self._trimmed_at = 0
         self._timers: dict[str, asyncio.Handle] = {}
         self._sampling: Iterator[None] = iter(())
         self.lag = Histogram(SECONDS)
@@ -111,6 +120,14 @@ class Monitor:
     def _on_memory(self) -> None:
         self._timers["memory"] = self._loop.call_later(MEMORY_EVERY, self._on_memory)
         self.check_memory()
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Return what a crowd has left behind: no storm is to be seen in the memory that is taken after it."""
+        self._until_trim -= 1
+        if self._until_trim <= 0 and self._house.gone - self._trimmed_at >= MANY:
+            self._until_trim, self._trimmed_at = TRIM_EVERY, self._house.gone
+            trim()
 
     def check_memory(self) -> None:
         """Read, judge, act. What the store has as well leaves memory before anybody is refused."""

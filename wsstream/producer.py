@@ -43,6 +43,7 @@ from wsstream.recovery import (
     decide,
     status_of,
 )
+from wsstream.rejections import Clamp
 from wsstream.shaping import Shaper
 from wsstream.splice import Continuation, Part, Repetition, Splice
 from wsstream.structured import parse_answer, wants_json
@@ -351,7 +352,14 @@ class Producer:
         if isinstance(decision, Failover):
             self._targets = self._fallbacks()
             return decision if self._targets else Fail()
+        if isinstance(decision, Retry) and decision == retry:
+            self._count_capped(failed)
         return decision
+
+    def _count_capped(self, failed: FailedTry) -> None:
+        policy = self._plan.retry
+        if failed.failure.retry_after is None and policy.is_capped(failed.tries):
+            self._limits.on_clamp(Clamp.RETRY_DELAY)
 
     def _can_go_on(self, target: Target) -> bool:
         """Whether ``target`` may be asked, now that the log is as it is."""

@@ -43,7 +43,14 @@ class RetryPolicy(msgspec.Struct, frozen=True):
 
     def delay(self, tries: int, jitter: float) -> float:
         """The time before the try behind ``tries`` failed ones: exponential, with full jitter in [0, 1)."""
-        return jitter * min(self.cap, self.base * 2.0 ** min(tries - 1, 30))
+        return jitter * min(self.cap, self._uncapped(tries))
+
+    def is_capped(self, tries: int) -> bool:
+        """Whether it might be longer, but for the cap."""
+        return self._uncapped(tries) > self.cap
+
+    def _uncapped(self, tries: int) -> float:
+        return self.base * 2.0 ** min(tries - 1, 30)
 
 
 class Retry(NamedTuple):

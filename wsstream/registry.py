@@ -141,6 +141,8 @@ class Registry:
         self._peak = 0
         self._total = 0
         self._refused = 0
+        self.gone = 0
+        """Sockets closed since the start, whatever they spoke."""
         self._empty = asyncio.Event()
         self._empty.set()
         self.draining = False
@@ -223,6 +225,7 @@ class Registry:
             self._empty.set()
 
     def _take_leave(self, member: Member) -> None:
+        self.gone += 1
         for shares in (self._users, self._addresses, self._greeting):
             shares.give_back(member.connection_id)
         self._leave(member, member.session_key)

@@ -43,6 +43,8 @@ class Reason(StrEnum):
     FEEDS = "feeds"
     """As many durable streams of clients, or bytes of them, as the server has room for."""
     FEEDS_PER_USER = "feeds_per_user"
+    FEED_CREATES_PER_USER = "feed_creates_per_user"
+    """Durable streams that a user has made too quickly, those that are deleted again too."""
     FEED_BYTES_PER_USER = "feed_bytes_per_user"
     FEED_BYTES = "feed_bytes"
     """A durable stream that would have become too long."""
@@ -64,13 +66,37 @@ class Reason(StrEnum):
     """A viewer that made no progress, or did not read what it provoked."""
 
 
+class Clamp(StrEnum):
+    """What was cut to a limit instead of being refused; the value is the ``what`` label of ``clamped_total``."""
+
+    WINDOW = "window"
+    """A wider window of chunks, or of bytes, than clients may have."""
+    TOKENS = "tokens"
+    """A request for more tokens than answers may have, or for any number."""
+    DELTA = "delta"
+    """A delta larger than a chunk may be."""
+    WRITERS = "writers"
+    """A writer of a durable stream that was forgotten for another."""
+    RETRY_DELAY = "retry_delay"
+    """A wait for another try that would have been longer."""
+
+
 class Rejections:
     """Counts since the start."""
 
-    __slots__ = ("_counts",)
+    __slots__ = ("_clamps", "_counts")
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys(Reason, 0)
+        self._clamps = dict.fromkeys(Clamp, 0)
+
+    def clamp(self, what: Clamp) -> None:
+        """One more that was cut."""
+        self._clamps[what] += 1
+
+    def clamped(self) -> dict[str, int]:
+        """How many of each; all are there from the beginning."""
+        return {what.value: count for what, count in self._clamps.items()}
 
     def count(self, reason: Reason) -> None:
         """One more."""

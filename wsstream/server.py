@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import partial
 from typing import Any, cast
 
 import uvicorn
@@ -21,7 +20,7 @@ from wsstream.assembly import CLOSE_GRACE, Assembly
 from wsstream.config import Config
 from wsstream.connection import NativeConnection
 from wsstream.errors import WsstreamError
-from wsstream.http import GuardedHttp, HeadLimits
+from wsstream.http import HeadLimits, Porches, Sockets
 from wsstream.metrics import CONTENT_TYPE
 from wsstream.proxies import BehindProxies, TrustedProxies
 from wsstream.recovery import NO_CALLBACKS, OnFailure
@@ -65,6 +64,7 @@ class Server:
         self.proxies = TrustedProxies(config.trusted_proxies or "")
         self.certificate = None if config.tls_cert is None else Certificate(config.tls_cert, config.tls_key)
         self._head_limits = HeadLimits(config.max_head_bytes, config.request_timeout, self.assembly.rejections)
+        self._sockets: Sockets
         self._https: list[_HttpServer] = []
         self._serving: list[asyncio.Task[None]] = []
 
@@ -109,6 +109,7 @@ class Server:
         try:
             operators = self._listen_for_operators()
             await assembly.open()
+            self._sockets = Sockets(self._head_limits, assembly.registry, assembly.hub.wheel)
         except BaseException:
             for sock in sockets + operators:
                 sock.close()
@@ -158,7 +159,7 @@ class Server:
     ) -> None:
         config = uvicorn.Config(
             app,
-            http=cast(Any, partial(GuardedHttp, limits=self._head_limits)),
+            http=cast(Any, Porches(self._sockets)),
             ws=ws,
             lifespan="off",
             log_config=None,

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wsstream.rejections import Rejections
 from wsstream.wires.base import Gate
-from wsstream.wires.http import MAX_CALLS, SENT_HEADERS, TOLD_HEADERS, Endpoint, routes
+from wsstream.wires.http import MAX_CALLS, SENT_HEADERS, TOLD_HEADERS, Endpoint, Patience, routes
 
 PAGE_HEADERS = {
     # Only what this origin serves runs or loads, and nothing may frame it.
@@ -57,6 +57,7 @@ def make_app(
     max_calls: int = MAX_CALLS,
     *,
     rejections: Rejections | None = None,
+    patience: Patience | None = None,
     page: bool = True,
     pages: Collection[str] = (),
 ) -> Starlette:
@@ -67,6 +68,7 @@ def make_app(
         wires: the endpoints of each.
         max_calls: of all wires together that may be under way at once.
         rejections: counts what is refused of them.
+        patience: how long clients are waited for.
         page: whether the page is served; its scripts are in any case, for pages of others.
         pages: the origins of other servers' pages that may read answers. Cookies are never for them.
     """
@@ -86,7 +88,7 @@ def make_app(
             Route("/ws", upgrade_required),
             Route("/ai", upgrade_required),
             Mount("/static/js", StaticFiles(directory=root / "js")),
-            *routes(gate, [endpoint for wire in wires for endpoint in wire], max_calls, rejections),
+            *routes(gate, [endpoint for wire in wires for endpoint in wire], max_calls, rejections, patience),
         ]
     )
     app.add_middleware(_Headers)

@@ -16,15 +16,12 @@ import uvloop
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 
-from wsstream import connection
 from wsstream.config import Config
 from wsstream.connection import NativeConnection
 from wsstream.errors import CloseCode
 from wsstream.server import Server, serve
 from wsstream.wires.base import Visitor
 from wsstream.wires.hub import Hub
-
-connection.MAX_HELD_CONTROL = 64 * 1024 * 1024
 
 
 class Echo:
@@ -119,6 +116,7 @@ def main() -> None:
         metrics_port=0,
         max_message_bytes=64 * 1024 * 1024,
         max_fragments=70_000,
+        max_control_bytes=64 * 1024 * 1024,
         drain_timeout=0.1,
     )
     uvloop.run(serve(config, lambda server: print(server.port, flush=True), EchoServer))

@@ -1,7 +1,7 @@
-"""Fuzz one target: ``python -m tests.fuzz.fuzz TARGET SECONDS``. Exit status 0: nothing was found.
+"""Fuzz one target: ``python -m tests.fuzz.fuzz TARGET -runs=500``, or with any other bound of libFuzzer's.
 
-Coverage guides it (atheris). What is found is written to a file ``crash-…`` in the working directory, by libFuzzer, and
-belongs into `SEEDS` once it is mended.
+Exit status 0: nothing was found. Coverage guides it (atheris). What is found is
+written to a file ``crash-…`` in the working directory, by libFuzzer, and belongs into `SEEDS` once it is mended.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class _Found(logging.Handler):
             raise record.exc_info[1]
 
 
-def main(name: str, seconds: str) -> None:
-    """Fuzz until something is found or the time is over."""
+def main(name: str, bound: str) -> None:
+    """Fuzz until something is found or the bound is reached."""
     logging.getLogger("wsstream").addHandler(_Found())
     target = targets.Frames() if name == "frames" else getattr(targets, name)
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(targets.SEEDS[name]):
             Path(corpus, str(number)).write_bytes(seed)
         flags = [
-            f"-max_total_time={seconds}",
+            bound,
             "-timeout=5",
             "-rss_limit_mb=1024",
             "-verbosity=0",

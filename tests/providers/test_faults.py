@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import resource
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,10 +25,11 @@ from wsstream.errors import (
     StreamFailure,
 )
 from wsstream.producer import Limits, Producer
-from wsstream.providers import http, sse
+from wsstream.providers import http
 from wsstream.providers.anthropic import AnthropicProvider
 from wsstream.providers.base import Provider
 from wsstream.providers.openai import OpenAIProvider
+from wsstream.providers.reading import Bounds
 from wsstream.providers.responses import ResponsesProvider
 from wsstream.stores.memory import MemoryStore
 from wsstream.testing.sinks import ListSink, ask
@@ -67,12 +69,15 @@ def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ty
     return kind
 
 
+BOUNDS = Bounds()
+
+
 def provider_of(shape: type[Shape], upstream: Upstream) -> Provider:
     """The adapter that speaks it."""
     if shape is Messages:
-        return AnthropicProvider(KEY, upstream.root, model="m")
+        return AnthropicProvider(KEY, upstream.root, model="m", bounds=BOUNDS)
     kind = OpenAIProvider if shape is Chat else ResponsesProvider
-    return kind(KEY, upstream.url, model="m")
+    return kind(KEY, upstream.url, model="m", bounds=BOUNDS)
 
 
 @asynccontextmanager
@@ -244,7 +249,7 @@ async def test_an_error_in_the_middle(
 
 async def test_an_event_without_end_fills_no_memory(shape: type[Shape], monkeypatch: pytest.MonkeyPatch) -> None:
     """An event larger than any sensible one ends the answer."""
-    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 200_000)
+    monkeypatch.setattr(sys.modules[__name__], "BOUNDS", Bounds(event_bytes=200_000))
     sink, error = await failed(shape, faulty_steps(shape, "endless-event", 100))
     assert (type(error), sink.text) == (ProviderError, "w0 w1 w2 ")
 

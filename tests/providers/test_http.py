@@ -17,7 +17,7 @@ import pytest
 import uvloop
 
 from wsstream.providers import http
-from wsstream.providers.http import finish, http_client, pump
+from wsstream.providers.http import MAX_HEAD, finish, http_client, pump
 from wsstream.testing.upstream import CHUNKED, LAST, Script, Step, Upstream, chunked, head, playing, whole
 
 REQUEST, HOLD, RESET = Step.REQUEST, Step.HOLD, Step.RESET
@@ -282,6 +282,21 @@ async def test_a_head_may_not_be_huge() -> None:
             await fetch(client, upstream)
         await asyncio.sleep(0.02)
         assert upstream.seen[0].written < 8_000_000
+
+
+@pytest.mark.parametrize(("size", "taken"), [(MAX_HEAD, True), (MAX_HEAD + 1, False), (10 * MAX_HEAD, False)])
+async def test_max_head(size: int, *, taken: bool) -> None:
+    """A head that is not whole after as many bytes as may be is waited for; after more, not."""
+    begin = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
+    pad = b"X: " + b"x" * 1000 + b"\r\n"
+    begin += pad * ((size - len(begin)) // len(pad) - 1)
+    begin += b"Y: " + b"y" * (size - len(begin) - 3)
+    async with talking([REQUEST, begin, 0.05, b"\r\n\r\nok", HOLD]) as (upstream, client):
+        if taken:
+            assert await fetch(client, upstream) == b"ok"
+        else:
+            with pytest.raises(httpx2.RemoteProtocolError):
+                await fetch(client, upstream)
 
 
 async def test_one_header_may_not_be_huge() -> None:

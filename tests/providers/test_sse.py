@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
 from wsstream.errors import ProviderError
-from wsstream.providers import sse
-from wsstream.providers.sse import SseParser
+from wsstream.providers.sse import MAX_EVENT_BYTES, SseParser
 
 BOM = b"\xef\xbb\xbf"
 
@@ -54,9 +53,9 @@ def _lines(data: bytes) -> list[bytes]:
     return lines
 
 
-def parsed(*pieces: bytes) -> list[bytes]:
+def parsed(*pieces: bytes, limit: int = MAX_EVENT_BYTES) -> list[bytes]:
     """What the parser makes of these reads."""
-    parser = SseParser()
+    parser = SseParser(limit)
     return [event for piece in pieces for event in parser.feed(piece)]
 
 
@@ -179,10 +178,9 @@ def test_huge_lines(step: int) -> None:
 
 
 @pytest.mark.parametrize("lines", [b"", b"\ndata: "])
-def test_an_event_beyond_the_limit_is_refused(lines: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_beyond_the_limit_is_refused(lines: bytes) -> None:
     """An event that never ends does not fill the memory: beyond the limit the answer is broken off."""
-    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 10_000)
-    parser = SseParser()
+    parser = SseParser(10_000)
 
     def feed() -> None:
         for _ in range(1000):
@@ -193,7 +191,17 @@ def test_an_event_beyond_the_limit_is_refused(lines: bytes, monkeypatch: pytest.
     assert len(parser._rest) < 20_000
 
 
-def test_the_limit_is_of_one_event(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_is_of_one_event() -> None:
     """A long answer of small events is no large event."""
-    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1000)
-    assert len(parsed(*[b"data: " + b"x" * 90 + b"\n\nda", b"ta: y\n\n"] * 500)) == 1000
+    assert len(parsed(*[b"data: " + b"x" * 90 + b"\n\nda", b"ta: y\n\n"] * 500, limit=1000)) == 1000
+
+
+@pytest.mark.parametrize(("size", "taken"), [(1000, True), (1001, False), (10_000, False)])
+def test_max_event_bytes(size: int, *, taken: bool) -> None:
+    """An event of as many bytes as may be is read; one byte more, or ten times as many, are refused."""
+    pieces = (b"data: " + b"x" * (size - 6), b"\n\n")
+    if taken:
+        assert parsed(*pieces, limit=1000) == [b"x" * (size - 6)]
+    else:
+        with pytest.raises(ProviderError):
+            parsed(*pieces, limit=1000)

@@ -78,7 +78,13 @@ def test_a_pair_that_was_split_is_joined() -> None:
     assert "".join(line.get("arguments", "") for line in found) == '"x😀"'
 
 
-def test_there_is_a_limit() -> None:
-    """A model that calls tools for ever is stopped."""
+@pytest.mark.parametrize("limit", [MAX_CALLS, 3])
+@pytest.mark.parametrize("times", [1, 10])
+def test_max_tool_calls(limit: int, times: int) -> None:
+    """A model may call as many tools as are allowed; one that calls one more, or ten times as many, is stopped."""
+    calls = ToolCalls(limit)
+    for n in range(limit):
+        calls.take([], n, f"c{n}", "f", "")
+    assert len(calls) == limit
     with pytest.raises(ProviderError, match="too many tools"):
-        lines(*((n, f"c{n}", "f", "") for n in range(MAX_CALLS + 1)))
+        calls.take([], limit * times, f"c{limit * times}", "f", "")

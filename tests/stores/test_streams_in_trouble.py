@@ -351,3 +351,20 @@ async def test_the_server_stays_up(scripted: Scripted, monkeypatch: pytest.Monke
         answer = await native.read(stream_id)
         assert answer.end is not None
         assert (answer.text, answer.end["type"]) == ("well", "stream_complete")
+
+
+@pytest.mark.parametrize(("more", "kept"), [(0, True), (1, False), (2 * 9, False)])
+@in_virtual_time
+async def test_max_retained_bytes(more: int, *, kept: bool) -> None:
+    """Ended answers are kept up to so many bytes; with one answer more, or ten times as many, the first is gone."""
+    async with house(Disk()) as h:
+        await h.ended("x" * 1000)
+        weight = h.streams.statistics().retained_bytes
+    async with house(Disk(), max_retained_bytes=2 * weight) as h:
+        ended = [await h.ended("x" * 1000) for _ in range(2 + more)]
+        assert h.streams.statistics().retained == 2
+        if kept:
+            assert h.streams.get(ended[0].stream_id) is ended[0]
+        else:
+            with pytest.raises(LogTrimmed):
+                h.streams.get(ended[0].stream_id)

@@ -271,10 +271,9 @@ async def test_limits(serve: Serve, scripted: Scripted) -> None:
         assert len(scripted.runs) == 2
 
 
-async def test_a_message_that_is_too_large(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_message_that_is_too_large(serve: Serve) -> None:
     """A conversation may be larger than other messages, but not without end."""
-    monkeypatch.setattr("wsstream.connection.MAX_FRAME", 200_000)
-    async with ai(await serve()) as client:
+    async with ai(await serve(max_ui_message_bytes=200_000)) as client:
         await client.send(
             text="x" * 9000,
             messages=[
@@ -423,9 +422,9 @@ async def test_a_closed_gate(serve: Serve, error: Exception, code: int) -> None:
 
 async def test_too_much_before_the_gate(serve: Serve) -> None:
     """Only so much waits for a gate that is slow."""
-    server = await serve()
+    server = await serve(max_early_messages=3)
     guard(server)
     async with ai(server) as client:
-        for _ in range(aisdk.MAX_WAITING + 1):
+        for _ in range(4):
             await client.resume()
         assert await client.closed() == 1008

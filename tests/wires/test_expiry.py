@@ -266,3 +266,14 @@ async def _read(it: House, target: str) -> Reply:
     reply = it.ask("GET", target)
     await reply.task
     return reply
+
+
+@pytest.mark.parametrize(("late", "goes_on"), [(GRACE - 15, True), (GRACE + 10, False), (10 * GRACE, False)])
+@in_virtual_time
+async def test_token_grace(scripted: Scripted, late: float, *, goes_on: bool) -> None:
+    """A response goes on for ``token_grace`` after its token's end, and then no longer, however late anybody looks."""
+    async with house(scripted) as it:
+        reply = await opened(it, next(iter(WAYS.values())), **{"x-seconds": str(LIFETIME)})
+        await asyncio.sleep(LIFETIME + late)
+        assert reply.task.done() is not goes_on
+        assert it.rejected("expired") == (0 if goes_on else 1)

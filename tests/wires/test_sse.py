@@ -18,7 +18,6 @@ from wsstream.chunks import Delta, Kind
 from wsstream.errors import ChunkTimeout, ContentFiltered, InternalFailure, ProviderError, ProviderRateLimited
 from wsstream.errors import ProviderTimeout as LateProvider
 from wsstream.messages import StreamStatus
-from wsstream.wires import http as wire
 
 FAST = "demo:rate=0,tokens=40"
 
@@ -367,11 +366,10 @@ async def test_an_endless_body(serve: Serve) -> None:
     assert reply.startswith(b"HTTP/1.1 413")
 
 
-async def test_a_slow_body(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_body(serve: Serve) -> None:
     """A body that does not come in time is 408, and the connection ends."""
-    monkeypatch.setattr(wire, "BODY_TIMEOUT", 0.05)
     head = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
-    reply = await fetch(await serve(), head)
+    reply = await fetch(await serve(body_timeout=0.05), head)
     assert reply.startswith(b"HTTP/1.1 408")
     assert b"connection: close" in reply.lower()
 
@@ -498,10 +496,9 @@ async def test_a_draining_server(serve: Serve, scripted: Scripted) -> None:
         await draining
 
 
-async def test_a_client_that_takes_nothing_is_left(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_takes_nothing_is_left(serve: Serve) -> None:
     """It is behind in the log by a bounded number of chunks, and after a while its connection is given up."""
-    monkeypatch.setattr(wire, "STALL_TIMEOUT", 0.3)
-    server = await serve(on_orphan="continue")
+    server = await serve(on_orphan="continue", response_stall=0.3)
     body = json.dumps({"message": "hi", "model": "demo:rate=0,tokens=100000", "session_id": "s"}).encode()
     _reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)
     writer.write(

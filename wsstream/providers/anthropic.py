@@ -21,7 +21,7 @@ from wsstream.providers.base import Sink
 from wsstream.providers.failures import of_event, quiet, translated
 from wsstream.providers.http import http_client
 from wsstream.providers.names import SERVICES, Prefill, access
-from wsstream.providers.reading import Reading, convert_odd, read
+from wsstream.providers.reading import ANY, Bounds, Reading, bounds_of, convert_odd, read
 from wsstream.providers.tools import ToolCalls
 
 DEFAULT_MAX_TOKENS = 8192
@@ -42,14 +42,20 @@ def make(config: Config, name: str = "anthropic") -> AnthropicProvider:
         ConfigError: there is no key.
     """
     to = access(name, config, os.environ)
-    return AnthropicProvider(to.key, to.url, model=to.model, prefill=to.prefill)
+    return AnthropicProvider(to.key, to.url, model=to.model, prefill=to.prefill, bounds=bounds_of(config))
 
 
 class AnthropicProvider:
     """The provider ``anthropic``."""
 
     def __init__(
-        self, api_key: str, base_url: str | None = None, *, model: str | None = None, prefill: Prefill | None = None
+        self,
+        api_key: str,
+        base_url: str | None = None,
+        *,
+        model: str | None = None,
+        prefill: Prefill | None = None,
+        bounds: Bounds = ANY,
     ) -> None:
         quiet("anthropic", "httpx2", "httpcore2")
         url = base_url or SERVICES["anthropic"].url
@@ -61,6 +67,7 @@ class AnthropicProvider:
         self._create: Any = partial(create, model="", messages=[], max_tokens=1, stream=True)
         self._model = model or SERVICES["anthropic"].model or ""
         self._prefill = prefill or Prefill()
+        self._bounds = bounds
         self.continues = self._prefill.style != "off"
 
     def suits(self, model: str | None) -> bool:
@@ -76,7 +83,7 @@ class AnthropicProvider:
             raise ProviderError("This model cannot go on behind the answer so far")
         with translated(anthropic):
             async with self._create(extra_body=_body(request, model)) as answer:
-                return await read(answer.http_response, _MessagesReading(sink), sink)
+                return await read(answer.http_response, _MessagesReading(sink, self._bounds), sink)
 
     async def close(self) -> None:
         """Close the idle connections."""
@@ -232,11 +239,11 @@ class _MessagesReading(Reading):
 
     __slots__ = ("_calls", "_counts", "_reason", "_tools")
 
-    def __init__(self, sink: Sink) -> None:
-        super().__init__(sink)
+    def __init__(self, sink: Sink, bounds: Bounds = ANY) -> None:
+        super().__init__(sink, bounds)
         self._reason: str | None = None
         self._counts: dict[str, int] = {}
-        self._calls = ToolCalls()
+        self._calls = ToolCalls(bounds.tool_calls)
         self._tools: set[int | None] = set()
         """Blocks that are calls of tools of ours. The provider's own have their arguments in deltas, too."""
 

@@ -24,7 +24,7 @@ from wsstream.providers.base import Sink
 from wsstream.providers.failures import of_event, quiet, translated
 from wsstream.providers.http import http_client, read_whole
 from wsstream.providers.names import SERVICES, Prefill, access
-from wsstream.providers.reading import Reading, convert, load_odd, read
+from wsstream.providers.reading import ANY, Bounds, Reading, bounds_of, convert, load_odd, read
 from wsstream.providers.tools import ToolCalls
 
 OPENAI_URL = SERVICES["openai"].url
@@ -50,7 +50,7 @@ def make(config: Config, name: str = "openai") -> OpenAIProvider:
         ConfigError: there is neither a key nor another server that may not need one.
     """
     to = access(name, config, os.environ)
-    return OpenAIProvider(to.key, to.url, model=to.model, prefill=to.prefill)
+    return OpenAIProvider(to.key, to.url, model=to.model, prefill=to.prefill, bounds=bounds_of(config))
 
 
 class OpenAIProvider:
@@ -63,6 +63,7 @@ class OpenAIProvider:
         *,
         model: str | None = DEFAULT_MODEL,
         prefill: Prefill | None = None,
+        bounds: Bounds = ANY,
     ) -> None:
         """``model`` is asked where a request names none; where neither does, the first that the server lists."""
         quiet("openai", "httpx2", "httpcore2")
@@ -73,6 +74,7 @@ class OpenAIProvider:
         self._model = model
         self._asking_for_model = asyncio.Lock()
         self._prefill = prefill or Prefill()
+        self._bounds = bounds
         self._takes_stream_options = True
         self._create = self._find_create()
         self.continues = self._prefill.style != "off"
@@ -81,7 +83,7 @@ class OpenAIProvider:
         return partial(self._client.chat.completions.with_streaming_response.create, model="", messages=[], stream=True)
 
     def _reading(self, sink: Sink) -> Reading:
-        return _ChatReading(sink)
+        return _ChatReading(sink, self._bounds)
 
     def suits(self, model: str | None) -> bool:
         """Whether ``model``, None: its own, can go on behind a text."""
@@ -224,14 +226,15 @@ _decode = msgspec.json.Decoder(_Event).decode
 class _ChatReading(Reading):
     """What one response has said so far."""
 
-    __slots__ = ("_calls", "_reason", "_refused", "_usage")
+    __slots__ = ("_calls", "_most_calls", "_reason", "_refused", "_usage")
 
-    def __init__(self, sink: Sink) -> None:
-        super().__init__(sink)
+    def __init__(self, sink: Sink, bounds: Bounds = ANY) -> None:
+        super().__init__(sink, bounds)
         self._reason: str | None = None
         self._refused = False
         self._usage: Usage | None = None
         self._calls: ToolCalls | None = None
+        self._most_calls = bounds.tool_calls
 
     def _take_payload(self, payload: bytes, deltas: list[Delta]) -> None:
         if payload == END:
@@ -267,7 +270,7 @@ class _ChatReading(Reading):
 
     def _take_calls(self, delta: _Delta, deltas: list[Delta]) -> None:
         if self._calls is None:
-            self._calls = ToolCalls()
+            self._calls = ToolCalls(self._most_calls)
         calls = delta.tool_calls or [_Call(0, None, delta.function_call)]
         for call in calls:
             function = call.function or _Function()

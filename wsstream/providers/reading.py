@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 import msgspec
 
 from wsstream.chunks import Delta, Finish
+from wsstream.config import Config
 from wsstream.errors import Interrupted, ProviderError, StreamFailure
 from wsstream.providers.base import Sink
 from wsstream.providers.failures import noted, of_event, request_id
 from wsstream.providers.http import MAX_ERROR_BYTES, finish, pump, read_whole
-from wsstream.providers.sse import SseParser
+from wsstream.providers.sse import MAX_EVENT_BYTES, SseParser
+from wsstream.providers.tools import MAX_CALLS
 
 logger = logging.getLogger(__name__)
 
@@ -24,14 +26,30 @@ LAST_BYTES_TIMEOUT = 0.05
 UNREADABLE = "The model provider sent something unreadable"
 
 
+class Bounds(NamedTuple):
+    """What an answer of a provider's may hold."""
+
+    event_bytes: int = MAX_EVENT_BYTES
+    """Of each event."""
+    tool_calls: int = MAX_CALLS
+
+
+ANY = Bounds()
+
+
+def bounds_of(config: Config) -> Bounds:
+    """Those that are set."""
+    return Bounds(config.max_event_bytes, config.max_tool_calls)
+
+
 class Reading(ABC):
     """What one response has said so far. A subclass knows what an API's events mean."""
 
     __slots__ = ("_parser", "_sink", "ended")
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, bounds: Bounds = ANY) -> None:
         self._sink = sink
-        self._parser = SseParser()
+        self._parser = SseParser(bounds.event_bytes)
         self.ended = False
         """Whether the end was announced: nothing behind it is read."""
 

@@ -16,7 +16,7 @@ from wsstream.providers.base import Sink
 from wsstream.providers.failures import of_event
 from wsstream.providers.names import access
 from wsstream.providers.openai import OpenAIProvider
-from wsstream.providers.reading import Reading, convert_odd
+from wsstream.providers.reading import ANY, Bounds, Reading, bounds_of, convert_odd
 from wsstream.providers.tools import ToolCalls
 
 OPTIONS = {"parallel_tool_calls", "top_p", "user", "metadata", "service_tier", "prompt_cache_key", "safety_identifier"}
@@ -30,7 +30,7 @@ def make(config: Config, name: str = "openai-responses") -> ResponsesProvider:
         ConfigError: there is neither a key nor another server that may not need one.
     """
     to = access(name, config, os.environ)
-    return ResponsesProvider(to.key, to.url, model=to.model)
+    return ResponsesProvider(to.key, to.url, model=to.model, bounds=bounds_of(config))
 
 
 class ResponsesProvider(OpenAIProvider):
@@ -40,7 +40,7 @@ class ResponsesProvider(OpenAIProvider):
         return partial(self._client.responses.with_streaming_response.create, stream=True)
 
     def _reading(self, sink: Sink) -> Reading:
-        return _ResponsesReading(sink)
+        return _ResponsesReading(sink, self._bounds)
 
     def _body(self, request: ChatRequest, model: str) -> dict[str, Any]:
         options = request.options
@@ -163,12 +163,12 @@ class _ResponsesReading(Reading):
 
     __slots__ = ("_calls", "_in_a_row", "_last", "_next", "_reason", "_refused", "_usage", "_with_arguments")
 
-    def __init__(self, sink: Sink) -> None:
-        super().__init__(sink)
+    def __init__(self, sink: Sink, bounds: Bounds = ANY) -> None:
+        super().__init__(sink, bounds)
         self._reason = "stop"
         self._refused = False
         self._usage: Usage | None = None
-        self._calls = ToolCalls()
+        self._calls = ToolCalls(bounds.tool_calls)
         self._with_arguments: set[int | None] = set()
         self._next = -1
         self._last = b""

@@ -16,9 +16,11 @@ class SseParser:
     without data yield nothing, and so does an event that the end of the stream cuts off.
     """
 
-    __slots__ = ("_begun", "_rest", "_skip_newline")
+    __slots__ = ("_begun", "_limit", "_rest", "_skip_newline")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
+        """``limit``: bytes that an event may have."""
+        self._limit = limit
         self._rest = bytearray()
         self._begun = False
         self._skip_newline = False
@@ -27,7 +29,7 @@ class SseParser:
         """The events that ``data`` completes, each as its data lines joined by newlines.
 
         Raises:
-            ProviderError: an event is larger than `MAX_EVENT_BYTES`.
+            ProviderError: an event is larger than the limit.
         """
         if not self._begun:
             data = self._begin(data)
@@ -81,7 +83,7 @@ class SseParser:
         return events
 
     def _check_size(self) -> None:
-        if len(self._rest) > MAX_EVENT_BYTES:
+        if len(self._rest) > self._limit:
             raise ProviderError("The model provider sent something unreadable")
 
 

@@ -17,9 +17,11 @@ MAX_LINE = 8 * 1024
 class ToolCalls:
     """The calls of one answer, numbered 0, 1, 2 … as they begin, whatever the upstream calls them."""
 
-    __slots__ = ("_last", "_numbers", "_repairs")
+    __slots__ = ("_last", "_limit", "_numbers", "_repairs")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_CALLS) -> None:
+        """``limit``: how many there may be."""
+        self._limit = limit
         self._numbers: dict[Any, tuple[int, str | None]] = {}
         self._repairs: list[SurrogateRepair] = []
         self._last: Any = None
@@ -34,7 +36,7 @@ class ToolCalls:
         another call.
 
         Raises:
-            ProviderError: it makes more than `MAX_CALLS`.
+            ProviderError: it makes more than there may be.
         """
         key = self._last if key is None else key
         number, known_id = self._numbers.get(key, (-1, None))
@@ -47,7 +49,7 @@ class ToolCalls:
 
     def _begin(self, deltas: list[Delta], key: Any, call_id: str | None, name: str | None) -> int:
         number = len(self._repairs)
-        if number == MAX_CALLS:
+        if number == self._limit:
             raise ProviderError("The model calls too many tools at once")
         self._repairs.append(SurrogateRepair())
         self._numbers[key] = (number, call_id)

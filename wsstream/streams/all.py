@@ -109,6 +109,7 @@ class Streams:
             config.max_stream_bytes,
             config.max_stream_seconds,
             config.max_line_chars,
+            self._rejections.clamp,
         )
         self._all_read: asyncio.Event | None = None
         self._started = 0

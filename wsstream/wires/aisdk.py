@@ -43,8 +43,6 @@ from wsstream.wires.uistream import UiStream
 logger = logging.getLogger(__name__)
 
 PATH = "/ai"
-MAX_FRAME = 4 * 1024 * 1024
-"""Bytes of one message that comes in: a client says the whole conversation with each."""
 WRITE_SLICE = 16 * 1024
 """Bytes of chunks per write, so that a client that stops reading is noticed soon."""
 MAX_TURNS = 16
@@ -52,8 +50,6 @@ MAX_TURNS = 16
 WINDOW = 200
 WINDOW_BYTES = 64 * 1024
 """What may be written to a socket that does not say that it is full."""
-MAX_WAITING = 32
-"""Messages that may come before the gate has let their client in."""
 SECOND_THOUGHT = 1.0
 """Seconds after a resume within which an abort of it is not taken for a stop if another resume comes.
 
@@ -252,7 +248,9 @@ class AiDialogue:
 
     def _hold(self, data: bytes) -> None:
         self._waiting.append(data)
-        if len(self._waiting) > MAX_WAITING or sum(map(len, self._waiting)) > MAX_FRAME:
+        settings = self._hub.settings
+        many = len(self._waiting) > settings.max_early_messages
+        if many or sum(map(len, self._waiting)) > settings.max_ui_message_bytes:
             self._hub.registry.rejections.count(Reason.MESSAGES)
             self.close(CloseCode.POLICY_VIOLATION, "too much before anybody was let in")
 

@@ -276,6 +276,7 @@ class Desk:
 
     def _on_list(self, asked: m.ListStreams) -> None:
         if self._out.unsaid > MAX_TURN_CONTROL:
+            self._hub.registry.rejections.count(Reason.MESSAGES)
             self._out.close(CloseCode.POLICY_VIOLATION, "too many questions at once")
             return
         found = self.streams.of_session(self.session_id)

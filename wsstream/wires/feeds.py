@@ -28,6 +28,7 @@ from wsstream.wires.http import (
     Call,
     Endpoint,
     LogResponse,
+    TooLong,
     json_response,
     read_body,
     refuse,
@@ -91,7 +92,7 @@ def name_of(call: Call) -> str:
 
 def _checked_name(name: str) -> str:
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-        raise MalformedMessage(f"A stream's name has 1 to {MAX_NAME} printable characters")
+        raise TooLong(f"A stream's name has 1 to {MAX_NAME} printable characters")
     return name
 
 
@@ -164,14 +165,14 @@ def claim_of(headers: Mapping[str, str]) -> Claim | None:
         raise MalformedMessage("Give Producer-Id, Producer-Epoch and Producer-Seq together")
     writer, epoch, seq = given
     if not 0 < len(writer) <= MAX_WRITER:
-        raise MalformedMessage(f"Producer-Id has 1 to {MAX_WRITER} characters")
+        raise TooLong(f"Producer-Id has 1 to {MAX_WRITER} characters")
     return Claim(writer, _integer(epoch, "Producer-Epoch", _DIGITS), _integer(seq, "Producer-Seq", _DIGITS))
 
 
 def _order_of(headers: Mapping[str, str]) -> str | None:
     order = headers.get("stream-seq")
     if order is not None and not 0 < len(order) <= MAX_WRITER:
-        raise MalformedMessage(f"Stream-Seq has 1 to {MAX_WRITER} characters")
+        raise TooLong(f"Stream-Seq has 1 to {MAX_WRITER} characters")
     return order
 
 

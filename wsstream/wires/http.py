@@ -55,15 +55,11 @@ T = TypeVar("T")
 HEARTBEAT = 15.0
 """Seconds between signs of life on a silent response; proxies close what is silent for 30 or 60."""
 FIRST_HEARTBEAT = 1.0
-STALL_TIMEOUT = 60.0
-"""Seconds that a client may take nothing of what it is sent; it can come back and go on where it was."""
 MAX_CALLS = 10_000
 """Calls under way at once, streamed responses among them."""
 MAX_DISCARDED = 16 * 1024 * 1024
 """Bytes beyond a limit, of a body that says its length, that are read and thrown away: whoever is still sending would
 see a reset instead of the refusal."""
-BODY_TIMEOUT = 8.0
-"""Seconds for a request's body."""
 
 STREAM_HEADERS = {
     "Cache-Control": "no-cache, no-store, no-transform",
@@ -103,6 +99,10 @@ class TooMuch(BadRequest):
     """The request holds more than one may"""
 
 
+class TooLong(MalformedMessage):
+    """A name is longer than it may be"""
+
+
 class TooManyCalls(Capacity):
     """Too many calls are under way"""
 
@@ -115,6 +115,7 @@ _REASONS: dict[type[Exception], Reason] = {
     BodyTooLarge: Reason.SIZE,
     BodyTooSlow: Reason.SILENT,
     TooMuch: Reason.PARAMETER,
+    TooLong: Reason.PARAMETER,
     TooManyCalls: Reason.CALLS,
     Stalled: Reason.SLOW,
 }
@@ -183,6 +184,24 @@ class Call(NamedTuple):
     streams: StreamsLike
 
 
+class Patience(NamedTuple):
+    """How long clients are waited for; seconds."""
+
+    body: float = 8.0
+    """For a request's body."""
+    stall: float = 60.0
+    """A client may take nothing of what it is sent; it can come back and go on where it was."""
+
+
+_PATIENCE = "wsstream.patience"
+
+
+def patience_of(scope: Scope) -> Patience:
+    """That of the server that a call has come to."""
+    found: Patience = scope.get(_PATIENCE) or Patience()
+    return found
+
+
 Handler = Callable[[Call], Awaitable[Response]]
 Refuse = Callable[[WsstreamError], Response]
 
@@ -220,18 +239,23 @@ class Turnstile:
 
 
 def routes(
-    gate: Gate, endpoints: Sequence[Endpoint], max_calls: int = MAX_CALLS, rejections: Rejections | None = None
+    gate: Gate,
+    endpoints: Sequence[Endpoint],
+    max_calls: int = MAX_CALLS,
+    rejections: Rejections | None = None,
+    patience: Patience | None = None,
 ) -> list[Route]:
     """The endpoints behind the gate, for Starlette; no more than ``max_calls`` are under way at once.
 
     ``rejections`` counts what is refused here.
     """
-    turnstile, counted = Turnstile(max_calls), rejections or Rejections()
+    turnstile, counted, patience = Turnstile(max_calls), rejections or Rejections(), patience or Patience()
     paths: dict[str, dict[str, Endpoint]] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
     return [
-        Route(path, _Door(gate, turnstile, methods, counted), methods=list(methods)) for path, methods in paths.items()
+        Route(path, _Door(gate, turnstile, methods, counted, patience), methods=list(methods))
+        for path, methods in paths.items()
     ]
 
 
@@ -239,14 +263,21 @@ class _Door:
     """All endpoints of one path."""
 
     def __init__(
-        self, gate: Gate, turnstile: Turnstile, methods: Mapping[str, Endpoint], rejections: Rejections
+        self,
+        gate: Gate,
+        turnstile: Turnstile,
+        methods: Mapping[str, Endpoint],
+        rejections: Rejections,
+        patience: Patience,
     ) -> None:
+        self._patience = patience
         self._rejections = rejections
         self._gate = gate
         self._turnstile = turnstile
         self._methods = methods
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_PATIENCE] = self._patience
         request = Request(scope, receive)
         endpoint = self._methods.get(request.method) or self._methods["GET"]  # Starlette answers HEAD where GET is
         response: Response | None = None
@@ -288,7 +319,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     if declared > limit and (declared > limit + MAX_DISCARDED or "expect" in request.headers):
         raise BodyTooLarge(f"The body is larger than {limit} bytes")
     try:
-        async with asyncio.timeout(BODY_TIMEOUT):
+        async with asyncio.timeout(patience_of(request.scope).body):
             async for part in request.stream():
                 size += len(part)
                 if size > limit >= declared:
@@ -429,7 +460,7 @@ class LogResponse(Response):
     """Follows a stream from behind a chunk to its end, as ``script`` tells it.
 
     A client that leaves is a viewer who leaves; with ``cancel_on_close`` the last one to leave stops the answer. One
-    that takes nothing for `STALL_TIMEOUT` seconds is left. One whose token has run out or was revoked is told so, and
+    that takes nothing for long (`Patience`) is left. One whose token has run out or was revoked is told so, and
     no more: the answer goes on. Raises what `LogReader` raises, before anything was sent.
     """
 
@@ -495,11 +526,11 @@ class LogResponse(Response):
             await self._early(first)(scope, receive, send)
             return True
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        return await self._tell(reader, send, first)
+        return await self._tell(reader, send, first, patience_of(scope).stall)
 
-    async def _tell(self, reader: LogReader, send: Send, first: Span | Outcome | None) -> bool:
+    async def _tell(self, reader: LogReader, send: Send, first: Span | Outcome | None, stall: float) -> bool:
         """Send it all, ``first`` first; False where the client has left before the end."""
-        await write(send, self._script.begin())
+        await write(send, self._script.begin(), stall)
         patience = min(FIRST_HEARTBEAT, self._heartbeat)
         while True:
             try:
@@ -507,30 +538,30 @@ class LogResponse(Response):
             except StopAsyncIteration:
                 return False
             except RequestError as error:
-                await write(send, self._script.refuse(error), more=False)
+                await write(send, self._script.refuse(error), stall, more=False)
                 return True
             patience = self._heartbeat
             if self._tell_status is not None and (statuses := reader.taken_statuses()):
-                await write(send, b"".join(map(self._tell_status, statuses)))
+                await write(send, b"".join(map(self._tell_status, statuses)), stall)
             elif item is None:
-                await write(send, self._script.beat())
+                await write(send, self._script.beat(), stall)
             if item is None:
                 continue
             if isinstance(item, Outcome):
-                await write(send, self._script.end(item), more=False)
+                await write(send, self._script.end(item), stall, more=False)
                 return True
             else:
-                await write(send, self._script.span(item))
+                await write(send, self._script.span(item), stall)
 
 
-async def write(send: Send, data: bytes, *, more: bool = True) -> None:
+async def write(send: Send, data: bytes, stall: float, *, more: bool = True) -> None:
     """Send part of a response.
 
     Raises:
-        Stalled: the client has taken nothing for too long.
+        Stalled: the client has taken nothing for ``stall`` seconds.
     """
     try:
-        async with asyncio.timeout(STALL_TIMEOUT):
+        async with asyncio.timeout(stall):
             await send({"type": "http.response.body", "body": data, "more_body": more})
     except TimeoutError:
         raise Stalled from None

@@ -18,7 +18,7 @@ from functools import partial
 from wsstream import messages as m
 from wsstream.errors import CloseCode, Forbidden, RequestError
 from wsstream.protocol import ServerProtocol
-from wsstream.rejections import Reason
+from wsstream.rejections import Clamp, Reason
 from wsstream.states import ConnectionState
 from wsstream.wires.base import StreamsLike, Visitor
 from wsstream.wires.desk import Desk
@@ -28,8 +28,6 @@ from wsstream.wires.outlet import Measured, Outlet
 
 logger = logging.getLogger(__name__)
 
-MAX_EARLY = 256 * 1024
-"""Bytes of messages that are kept while it is decided who their sender is."""
 MAX_PHASE = 0.9
 """A second heartbeat that comes right behind the first would tell nothing new."""
 NOWHERE = Visitor({}, "")
@@ -176,6 +174,9 @@ class Dialogue:
     def _on_hello(self, hello: m.Hello) -> None:
         self.traceparent = _traceparent(hello) or self.traceparent
         self._out.batch = self.core.batch
+        settings = self._hub.settings
+        if (hello.window or 0) > settings.max_window or (hello.window_bytes or 0) > settings.max_window_bytes:
+            self._hub.registry.rejections.clamp(Clamp.WINDOW)
         self._decide(partial(self._enter, hello))
 
     def _decide(self, decision: Callable[[], Awaitable[None]]) -> None:
@@ -234,7 +235,8 @@ class Dialogue:
     def _keep_early(self, data: bytes) -> None:
         early = self._early = self._early or []
         early.append(data)
-        if sum(map(len, early)) > MAX_EARLY or len(early) > self._hub.settings.message_burst:
+        settings = self._hub.settings
+        if sum(map(len, early)) > settings.max_early_bytes or len(early) > settings.message_burst:
             self._hub.registry.rejections.count(Reason.MESSAGES)
             self.close(CloseCode.TOO_SLOW, "too many messages before an answer")
 

@@ -26,6 +26,7 @@ from wsstream.wires.http import (
     Call,
     Endpoint,
     TooMuch,
+    patience_of,
     read_json,
     refuse,
     visitor,
@@ -40,15 +41,11 @@ logger = logging.getLogger(__name__)
 
 HIGH = 32 * 1024
 """Bytes that wait for a client which does not read, before chunks wait in their logs instead."""
-MAX_HELD = 64 * 1024 + HIGH
-"""Bytes of control messages kept beyond that; a client that provokes more is cut off."""
 BUFFER_CHECK = 2.0
 """Seconds within which a client must have said something more. It answers the first heartbeat as soon as it sees that:
 silence means that something on the way keeps the events back.
 """
 HELD_BACK = "a proxy holds the events back: see docs/http.md, Buffering proxies"
-MAX_MESSAGES = 1024
-"""Messages in one POST."""
 
 
 class NoSuchConnection(UnknownStream):
@@ -110,7 +107,7 @@ class EventLine(DialogueLine, Response):
 
     def write_anyway(self, data: bytes) -> None:
         """Send frames of control messages; a client that provokes too many of them is cut off."""
-        if self._held > MAX_HELD:
+        if self._held > HIGH + self._hub.settings.max_control_bytes:
             self._hub.registry.rejections.count(Reason.SLOW)
             self._end()
         else:
@@ -134,28 +131,28 @@ class EventLine(DialogueLine, Response):
             async with watched(scope, receive, self._end):
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 self.receive(self._first)
-                await self._carry(send)
+                await self._carry(send, patience_of(scope).stall)
         finally:
             checking.cancel()
             self._hub.registry.remove(self)
             self.dialogue.end()
 
-    async def _carry(self, send: Send) -> None:
+    async def _carry(self, send: Send, stall: float) -> None:
         while not self._over:
             try:
                 async with asyncio.timeout(HEARTBEAT):
                     await self._something.wait()
             except TimeoutError:
                 self._out.append(b":\n\n")
-            await self._write_out(send)
+            await self._write_out(send, stall)
         with contextlib.suppress(ClientDisconnect):
-            await write(send, b"".join(self._out), more=False)
+            await write(send, b"".join(self._out), stall, more=False)
 
-    async def _write_out(self, send: Send) -> None:
+    async def _write_out(self, send: Send, stall: float) -> None:
         self._something.clear()
         out, self._out = self._out, []
         if out:
-            await write(send, b"".join(out))
+            await write(send, b"".join(out), stall)
         self._held = sum(map(len, self._out))
         if self.paused and self._held <= HIGH:
             self.paused = False
@@ -192,6 +189,7 @@ class NativeHttp:
     def __init__(self, hub: Hub, config: Config) -> None:
         self._hub = hub
         self._max_body = config.max_body_bytes
+        self._max_messages = config.max_posted_messages
 
     async def open(self, call: Call) -> Response:
         """``POST /api/native``: a new connection. The body is its first message, or messages."""
@@ -223,8 +221,8 @@ class NativeHttp:
             messages = [bytes(raw) for raw in msgspec.json.decode(data, type=list[msgspec.Raw])]
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise MalformedMessage(explain(error)) from None
-        if not messages or len(messages) > MAX_MESSAGES:
-            raise TooMuch(f"An array of messages holds 1 to {MAX_MESSAGES}")
+        if not messages or len(messages) > self._max_messages:
+            raise TooMuch(f"An array of messages holds 1 to {self._max_messages}")
         return messages
 
 
