@@ -29,7 +29,9 @@ GIVE_BACK_EVERY = 8
 """Readings, while memory is short, after which what was freed is returned to the system: it does not go by itself."""
 TRIM_EVERY = 16
 MANY = 500
-"""Readings, after which the same is done where so many sockets have gone: they leave as much memory behind."""
+FEW = 16
+"""Where so many sockets have gone, the same is done when for so many readings only few came and went in each: while a
+crowd comes back it would hold everybody up, and take what is needed again at once."""
 
 
 class House(Protocol):
@@ -71,6 +73,7 @@ class Monitor:
         self._readings = 0
         self._until_trim = TRIM_EVERY
         self._trimmed_at = 0
+        self._seen = (0, 0)
         self._timers: dict[str, asyncio.Handle] = {}
         self._sampling: Iterator[None] = iter(())
         self.lag = Histogram(SECONDS)
@@ -124,9 +127,12 @@ class Monitor:
 
     def tidy(self) -> None:
         """Return what a crowd has left behind: no storm is to be seen in the memory that is taken after it."""
-        self._until_trim -= 1
-        if self._until_trim <= 0 and self._house.gone - self._trimmed_at >= MANY:
-            self._until_trim, self._trimmed_at = TRIM_EVERY, self._house.gone
+        gone, here = self._house.gone, self._house.connections
+        moved = max(gone - self._seen[0], abs(here - self._seen[1]))
+        self._seen = gone, here
+        self._until_trim = TRIM_EVERY if moved > FEW else self._until_trim - 1
+        if self._until_trim <= 0 and gone - self._trimmed_at >= MANY:
+            self._until_trim, self._trimmed_at = TRIM_EVERY, gone
             trim()
 
     def check_memory(self) -> None:
