@@ -19,7 +19,7 @@ TESTED_ELSEWHERE = {
     "providers": "test_client.py is answered by one",
     "stores": "test_worlds.py keeps its logs in one",
     "testing": "test_worlds.py lives in it",
-    "wires": "those of the native wire are test_connection.py and test_sessions_e2e.py, others are in tests/wires",
+    "wires": "the native one: test_connection.py, test_fairness.py, test_sessions_e2e.py; others are in tests/wires",
 }
 
 MODULES = sorted(path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists())
