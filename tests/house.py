@@ -18,7 +18,7 @@ from wsstream.flow import SendWindow
 from wsstream.messages import ChatRequested
 from wsstream.providers.base import Provider, Sink
 from wsstream.providers.demo import DemoProvider
-from wsstream.stores.base import End, StoredLog, StreamRecord, StreamSummary
+from wsstream.stores.base import End, StoredLog, StreamRecord, StreamSummary, untold
 from wsstream.stores.memory import MemoryStore
 from wsstream.streams import Stream, Streams
 
@@ -67,8 +67,9 @@ class RecordingStore(MemoryStore):
         self.created.append(record)
         committed()
 
-    def delete(self, stream_id: str) -> None:
+    def delete(self, stream_id: str, committed: Callable[[], None] = untold) -> None:
         self.deleted.append(stream_id)
+        committed()
 
 
 class DurableStore(RecordingStore):

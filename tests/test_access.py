@@ -262,10 +262,10 @@ async def test_sessions_of_one_name_are_each_users_own() -> None:
         assert alice.start("ses", asked("r")) is hers
         assert [stream.stream_id for stream in bob.of_session("ses")] == [his.stream_id]
         assert [info.stream_id for info in bob.running_in("ses")] == [his.stream_id]
-        alice.rename_session("ses", "hers")
+        alice.rename_session("ses", "hers", lambda _: None)
         assert (await alice.history("ses"))[1] == "hers"
         assert (await bob.history("ses"))[1] is None
-        bob.delete_session("ses")
+        bob.delete_session("ses", lambda: None)
         await turns()
         assert (await bob.history("ses"))[0] == []
         assert len((await alice.history("ses"))[0]) == 2

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.virtual import in_virtual_time, turns
+from wsstream.bodies import Bodies
 from wsstream.chunklog import SNAPSHOT_BYTES, Attachment, ChunkLog
 from wsstream.chunks import Chunk, Delta, Kind, Outcome, StreamState
 from wsstream.errors import ResumeAhead
@@ -821,3 +822,26 @@ def test_what_nobody_was_sent() -> None:
     assert log.unsent == 2
     log.detach(viewer.attachment)
     assert log.unsent == 2
+
+
+@in_virtual_time
+async def test_a_log_that_ends_is_not_copied() -> None:
+    """The store is given the buffers that the log is in; what is summed up is gone over by stretches, not chunks."""
+    given: list[Any] = []
+
+    class Taking(MemoryStore):
+        def finish(self, *arguments: Any) -> None:
+            given.extend(arguments)
+
+    log = ChunkLog("s", "e", Taking(), overhead=100)
+    log.append([Delta("hm ", Kind.REASONING)] * 500 + [Delta("token ")] * 20_000)
+    log.on_ending = lambda _: given.append(log.whole_said())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ChunkLog, "bodies", None)  # no object for each chunk
+        patch.setattr(Bodies, "__iter__", None)
+        log.finish(Outcome(StreamState.COMPLETE, 20_500))
+    said, _, _, bodies, kinds, _ = given
+    assert (said.text, said.reasoning) == ("token " * 20_000, "hm " * 500)
+    assert bodies.data is log._data
+    assert bodies.totals is log.totals
+    assert (len(bodies), len(kinds)) == (20_500, 20_500)

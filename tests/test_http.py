@@ -285,3 +285,27 @@ async def test_a_late_first_byte_buys_no_more_time(serve: Serve) -> None:
         assert await reader.read() == b""
     assert time.monotonic() - begun >= 0.5
     writer.close()
+
+
+# -- heads that say too little, or too much
+
+
+@pytest.mark.parametrize(("version", "wanted"), [("1.1", 400), ("1.0", 200)])
+async def test_no_answer_without_a_host(serve: Serve, version: str, wanted: int) -> None:
+    """HTTP/1.1 without Host is refused with the reason (RFC 9112, 3.2); HTTP/1.0 knows no Host."""
+    answer = await fetch(await serve(), b"GET /healthz HTTP/%b\r\nConnection: close\r\n\r\n" % version.encode())
+    assert status(answer) == wanted
+    assert (b"needs a Host header" in answer) == (wanted == 400)
+
+
+@pytest.mark.parametrize("body", [{"content_length": "5"}, {"transfer_encoding": "chunked"}])
+async def test_an_upgrade_with_a_body_is_told_why(serve: Serve, body: dict[str, str]) -> None:
+    """It would have to be read as frames: 400 with the reason, and not a closed socket without a word."""
+    answer = await fetch(await serve(), upgrade(**body) + b"hello")
+    assert status(answer) == 400
+    assert b"has no body" in answer
+
+
+async def test_an_upgrade_with_an_empty_body_is_one(serve: Serve) -> None:
+    """A length of 0 is no body."""
+    assert status(await fetch(await serve(), upgrade(content_length="0") + frame(8, b""))) == 101

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent / "wsstream"
 
 # -- the rule --------------------------------------------------------------------------------------------------------
 #
-# Words are what everybody talks in: errors, chunks and counts. They know nobody.
-WORDS = ("errors", "chunks", "tally")
+# Words are what everybody talks in: errors, chunks, what many of these hold, and counts. They know nobody.
+WORDS = ("errors", "chunks", "bodies", "tally")
 # The core decides. It does no I/O, knows no clock and throws no dice, so it can be tested by calling it. It knows the
 # words and itself; of Python it uses only what computes.
 CORE = (
@@ -35,6 +35,7 @@ CORE = (
 )
 QUIET = {
     "__future__",
+    "array",
     "base64",
     "bisect",
     "collections",
@@ -43,6 +44,8 @@ QUIET = {
     "hashlib",
     "itertools",
     "math",
+    "operator",
+    "struct",
     "typing",
     "msgspec",
     "regex",

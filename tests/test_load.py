@@ -28,7 +28,7 @@ from wsstream.load.frames import BadFrame, client_frame, split_frames
 from wsstream.load.histogram import Histogram
 from wsstream.load.report import Report, Streams, as_json, as_table
 from wsstream.load.run import run_load
-from wsstream.load.settings import Settings, allow_files, find_target
+from wsstream.load.settings import Settings, allow_files, find_target, read_settings
 from wsstream.server import Server
 
 
@@ -474,3 +474,12 @@ def test_the_arguments_have_the_documented_defaults() -> None:
     assert (parsed.url, parsed.streams, parsed.rate) == ("ws://127.0.0.1:8765/ws", 100, 50.0)
     assert not parsed.i_own_this_server
     assert parse("--json").json == "-"
+
+
+def test_the_token_of_the_environment_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that asks who one is can be loaded: WSSTREAM_TOKEN is what every connection shows."""
+    parsed = cli.make_parser().parse_args(["bench"])
+    monkeypatch.setenv("WSSTREAM_TOKEN", "secret")
+    assert read_settings(parsed).token == "secret"
+    monkeypatch.delenv("WSSTREAM_TOKEN")
+    assert read_settings(parsed).token is None

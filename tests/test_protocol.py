@@ -1085,3 +1085,21 @@ def test_a_request_repeated_behind_the_end_forgives_the_late_ack() -> None:
     again = end.open_stream("s")
     say(end, type="chunk_ack", stream_id="s", chunk_id=20)
     assert (again.acked, end.close) == (20, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [(rb'"request_id":"r","message":"\ud800"', "r"), (rb'"message":"x","request_id":"\udfff"', None)],
+)
+def test_a_refused_surrogate_names_its_request(fields: bytes, named: str | None) -> None:
+    """A request with a text that is none is refused by its name, if that can be read, and the connection goes on."""
+    server = ServerProtocol(ServerSettings(), NOW)
+    server.receive_message(b'{"type":"hello"}', NOW)
+    server.establish("c", "ses", [])
+    server.messages_to_send()
+    for _ in range(5):
+        server.receive_message(b'{"type":"chat_request",%b}' % fields, NOW)
+        (told,) = map(m.decode_server, server.messages_to_send())
+        assert isinstance(told, m.Error)
+        assert (told.error_type, told.request_id, "surrogate" in told.message) == ("bad_request", named, True)
+    assert server.close is None

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from wsstream import said as module
 from wsstream.chunks import ChatMessage, Kind, ToolCall
-from wsstream.errors import BadRequest
 from wsstream.messages import HistoryMessage, encode, rewind_body
 from wsstream.providers.tools import ToolCalls
-from wsstream.said import Said, conversation, page, said_of
+from wsstream.said import Said, conversation, fitting, said_of
 
 # -- messages
 
@@ -159,37 +158,11 @@ def many(count: int, size: int = 1) -> list[HistoryMessage]:
     return [HistoryMessage(f"m{n}", "user", "x" * size, 1.0, True) for n in range(count)]
 
 
-@given(st.integers(0, 30), st.integers(1, 8))
-def test_pages_make_the_whole(count: int, limit: int) -> None:
-    """Read from the newest to the oldest, they hold every message once, in order, and say when there are no more."""
-    messages = many(count)
-    found, more = page(messages, None, limit)
-    sizes = [len(found)]
-    while more:
-        older, more = page(messages, found[0].id, limit)
-        sizes.append(len(older))
-        found = [*older, *found]
-    assert found == messages
-    assert all(size == limit for size in sizes[:-1])
-
-
 def test_a_page_has_so_many_bytes() -> None:
-    """Messages that are large come in smaller pages, and one that is larger than any page comes alone."""
+    """Of messages that are large fewer fit, and one that is larger than any page comes alone."""
     messages = many(4, module.PAGE_BYTES // 3)
-    assert [len(page(messages)[0]), len(encode(page(messages)[0])) <= module.PAGE_BYTES] == [2, True]
-    messages = [*many(1, module.PAGE_BYTES + 1), HistoryMessage("last", "user", "", 1.0, True)]
-    assert page(messages) == (messages[1:], True)
-    assert page(messages, "last") == (messages[:1], False)
-
-
-def test_a_page_that_nobody_has_bounded() -> None:
-    """It has a hundred messages."""
-    found, more = page(many(101))
-    assert (len(found), found[0].id, more) == (100, "m1", True)
-
-
-def test_before_what_there_is_not() -> None:
-    """An id that is no message's is refused: an empty page would look like the beginning."""
-    with pytest.raises(BadRequest, match="before"):
-        page(many(3), "gone")
-    assert page(many(3), "m0") == ([], False)
+    assert fitting(messages) == messages[2:]
+    assert len(encode(fitting(messages))) <= module.PAGE_BYTES
+    assert fitting([*many(1), *many(1, module.PAGE_BYTES + 1)]) == many(1, module.PAGE_BYTES + 1)
+    assert fitting(many(30)) == many(30)
+    assert fitting([]) == []

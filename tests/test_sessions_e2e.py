@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sqlite3
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +17,10 @@ from tests.data.scripted import Scripted
 from tests.native import Answer, Native, connected, frame
 from wsstream.chunks import ChatMessage, Finish, Kind, Usage
 from wsstream.errors import ContentFiltered
+from wsstream.messages import SessionChanged
+from wsstream.protocol import ServerProtocol
 from wsstream.stores.base import StoredMessage
+from wsstream.stores.database import Database
 
 
 async def refusal(native: Native, stream_id: str) -> str:
@@ -336,6 +341,53 @@ async def test_rename(serve: Serve, scripted: Scripted, store: str, whose: dict[
         assert (await history(second))["title"] == "A title"
         await stranger.round_trip()
         assert "session_changed" not in stranger.types()
+
+
+async def test_no_title_is_confirmed_that_is_not_kept(serve: Serve, scripted: Scripted, store: str) -> None:
+    """A session has no title before its first message: to give it one is refused, and told to nobody."""
+    server = await serve(provider=SCRIPTED, store=store)
+    async with connected(server, session_id="mine") as native, connected(server, session_id="mine") as tab:
+        await native.send("rename_session", title="too early")
+        told = await native.until("error")
+        assert (told["error_type"], "no such session" in told["message"]) == ("bad_request", True)
+        await answered(native, scripted, "x")
+        assert "title" not in await history(native)
+        await tab.round_trip()
+        assert not [message for message in (*native.seen, *tab.seen) if message.get("title") == "too early"]
+
+
+async def test_no_crash_brings_back_what_somebody_saw_gone(
+    serve: Serve, scripted: Scripted, sqlite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the moment at which a session is told to be deleted or renamed, that is in the store's file."""
+    server = await serve(provider=SCRIPTED, store=sqlite)
+    file, kept = Path(sqlite.removeprefix("sqlite:")), []
+    tell = ServerProtocol.tell_session_changed
+
+    def told(core: ServerProtocol, change: SessionChanged) -> None:
+        if change.stream_id is None:
+            kept.append(tmp_path / f"at-{len(kept)}")
+            for suffix in ("", "-wal"):
+                shutil.copy(f"{file}{suffix}", f"{kept[-1]}{suffix}")
+        tell(core, change)
+
+    monkeypatch.setattr(ServerProtocol, "tell_session_changed", told)
+    async with connected(server, session_id="mine") as native:
+        await answered(native, scripted, "x")
+        _, run = await begun(native, scripted)
+        run.put("half")
+        await native.send("rename_session", title="A title")
+        await native.until("session_changed", title="A title")
+        await native.send("delete_session")
+        await native.until("session_changed", deleted=True)
+    renamed, deleted = (Database(str(path)) for path in kept)
+    found = renamed.session("mine")
+    assert found is not None
+    assert (found.title, len(renamed.summaries())) == ("A title", 1)
+    assert (deleted.session("mine"), deleted.history("mine"), deleted.summaries()) == (None, [], [])
+    assert deleted.highest_number() == 0
+    for database in (renamed, deleted):
+        database.close()
 
 
 async def test_delete(serve: Serve, scripted: Scripted, store: str) -> None:

@@ -36,6 +36,7 @@ from wsstream.limits import Buckets, Quotas
 from wsstream.origins import Origins
 from wsstream.registry import Registry
 from wsstream.rejections import Clamp, Reason, Rejections
+from wsstream.sessions import HistoryPage
 from wsstream.streams import Stream, Streams
 from wsstream.tickets import Tickets
 from wsstream.wires.base import StreamsLike, Visitor
@@ -330,6 +331,10 @@ class Access:
         """Stop the answer for everybody."""
         self._streams.cancel(stream)
 
+    def delete(self, stream: Any, deleted: Callable[[], None]) -> None:
+        """Forget an answer's log, and stop it where it runs."""
+        self._streams.delete(stream, deleted)
+
     def load(self, stream: Any) -> Future[Any] | None:
         """See that the stream's chunks are in memory."""
         return self._streams.load(stream)
@@ -340,13 +345,17 @@ class Access:
         """What was said in this caller's session, and its title."""
         return await self._streams.history(session_id, self.user)
 
-    def rename_session(self, session_id: str, title: str) -> None:
-        """Give it a title."""
-        self._streams.rename_session(session_id, title, self.user)
+    async def page(self, session_id: str, before: str | None = None, limit: int | None = None) -> HistoryPage:
+        """A page of it."""
+        return await self._streams.page(session_id, before, limit, self.user)
 
-    def delete_session(self, session_id: str) -> None:
+    def rename_session(self, session_id: str, title: str, told: Callable[[bool], None]) -> None:
+        """Give it a title."""
+        self._streams.rename_session(session_id, title, told, self.user)
+
+    def delete_session(self, session_id: str, deleted: Callable[[], None]) -> None:
         """Forget it."""
-        self._streams.delete_session(session_id, self.user)
+        self._streams.delete_session(session_id, deleted, self.user)
 
 
 PATROL = 30.0

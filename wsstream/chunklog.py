@@ -14,9 +14,11 @@ import asyncio
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
+from itertools import count, pairwise
+from operator import add
 from typing import Any
 
+from wsstream.bodies import Bodies
 from wsstream.chunks import Chunk, Delta, Kind, Outcome, StreamState
 from wsstream.errors import ResumeAhead
 from wsstream.flow import SendWindow
@@ -348,7 +350,8 @@ class ChunkLog:
     def _store_ending(self, outcome: Outcome) -> None:
         if self.on_ending is not None:
             self.on_ending(outcome)
-        self._store.finish(self.stream_id, outcome, self.bodies(1, len(self)), bytes(self._kinds), self._on_finished)
+        # Its own buffers, which nothing changes any more: a copy of every log that ends would be felt.
+        self._store.finish(self.stream_id, outcome, self._whole(len(self)), bytes(self._kinds), self._on_finished)
 
     def on_store_failed(self, outcome: Callable[[int], Outcome]) -> None:
         """The store has lost a write: what it does not have, nobody has seen, and it is as if it had never been.
@@ -359,7 +362,8 @@ class ChunkLog:
         if self.outcome is not None:
             return
         self._broken = True
-        del self._data[self._end(self.tail) :], self._kinds[self.tail :], self.totals[self.tail + 1 :]
+        end = self._end(self.tail)  # and not in place: the store may be reading the buffers
+        self._data, self._kinds, self.totals = self._data[:end], self._kinds[: self.tail], self.totals[: self.tail + 1]
         self.weight = self.totals[-1]
         if self._pending_outcome is not None:
             self._pending_outcome = outcome(self.tail)
@@ -399,10 +403,11 @@ class ChunkLog:
 
     def fill(self, bodies: Sequence[bytes], kinds: bytes) -> None:
         """The chunks, as the store has them."""
-        self._data = bytearray(b"".join(bodies))
+        whole = Bodies.of(bodies)
+        self._data = bytearray(whole.data)
         self._kinds = bytearray(kinds)
-        weights = [len(body) + self._overhead for body in bodies]
-        self.totals = array("Q", accumulate(weights, initial=0))
+        more = self._overhead - whole.overhead
+        self.totals = array("Q", map(add, whole.totals, count(0, more))) if more else whole.totals
         self.weight = self.totals[-1]
         self.loaded = True
 
@@ -439,12 +444,17 @@ class ChunkLog:
         return self._said(len(self))
 
     def _said(self, last: int) -> Said:
-        return said_of(self.bodies(1, last), self._kinds[:last]) if any(self._kinds) else Said(self._text(last))
+        return said_of(self._whole(last), self._kinds) if any(self._kinds) else Said(self._text(last))
 
     def _text(self, last: int) -> str:
         if not any(self._kinds):
             return decode_body(self.joined(1, last))
-        return text_of(self.bodies(1, last), self._kinds)
+        return text_of(self._whole(last), self._kinds)
+
+    def _whole(self, last: int) -> Bodies:
+        """The chunks 1 … ``last`` in the buffers that they are in; nothing of all is copied, whatever their number."""
+        totals = self.totals
+        return Bodies(self._data, totals if last == len(self) else totals[: last + 1], self._overhead)
 
     def holds(self, *kinds: Kind) -> bool:
         """Whether a chunk of one of these kinds was appended."""
@@ -455,7 +465,7 @@ class ChunkLog:
         return [(chunk_id, decode_body(body)) for chunk_id, body in self._standing()]
 
     def _standing(self) -> list[tuple[int, bytes]]:
-        return standing(self.bodies(1, len(self)), self._kinds)
+        return standing(self._whole(len(self)), self._kinds)
 
     def _end(self, chunk_id: int) -> int:
         """Where the body of a chunk ends in the data."""

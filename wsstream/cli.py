@@ -204,7 +204,12 @@ def _top(parsed: argparse.Namespace) -> int:
 def _add_bench(commands: Any) -> None:
     from wsstream.load import add_arguments
 
-    bench = commands.add_parser("bench", help="load a server and measure it", allow_abbrev=False)
+    bench = commands.add_parser(
+        "bench",
+        help="load a server and measure it",
+        allow_abbrev=False,
+        description="Load a server and measure it. Where it wants a credential, that is taken from WSSTREAM_TOKEN.",
+    )
     add_arguments(bench)
     bench.set_defaults(run=_bench)
 

@@ -123,6 +123,14 @@ class DoubledHeader(ValueError):
     """A header is there twice that may be there once: whoever reads the other one would decide otherwise."""
 
 
+class NoHost(ValueError):
+    """An HTTP/1.1 request needs a Host header (RFC 9112, 3.2)."""
+
+
+class BodyBeforeFrames(ValueError):
+    """A request for a WebSocket has no body: what follows its head are frames."""
+
+
 _ONCE = frozenset({b"host", b"origin", b"authorization"})
 
 
@@ -134,6 +142,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._sockets = sockets
         self._head_size = 0
         self._seen: set[bytes] = set()
+        self._has_body = False
         self.slot = 0
         self._watchers: list[Callable[[], None]] = []
 
@@ -191,9 +200,11 @@ class GuardedHttp(HttpToolsProtocol):
                 transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]
         except httptools.HttpParserError as error:
             self._stop_timer()
-            if isinstance(error.__context__, HeadTooLarge | DoubledHeader):
+            problem = error.__context__
+            if isinstance(problem, HeadTooLarge | DoubledHeader | NoHost | BodyBeforeFrames):
                 self._sockets.limits.rejections.count(Reason.HEAD)
-            self.send_400_response("Invalid HTTP request received.")
+            explained = isinstance(problem, NoHost | BodyBeforeFrames)
+            self.send_400_response((type(problem).__doc__ or "") if explained else "Invalid HTTP request received.")
 
     def _let_go(self) -> None:
         """This object has had its day. It and its parser refer to each other: without help both would stay a while."""
@@ -205,6 +216,7 @@ class GuardedHttp(HttpToolsProtocol):
         """A head begins."""
         self._head_size = 0
         self._seen.clear()
+        self._has_body = False
         self._start_timer()
         super().on_message_begin()
         self.scope["extensions"] = {"wsstream.line": self}  # type: ignore[dict-item]
@@ -222,10 +234,16 @@ class GuardedHttp(HttpToolsProtocol):
             if name in self._seen:
                 raise DoubledHeader
             self._seen.add(name)
+        elif name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0"):
+            self._has_body = True
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The body may follow."""
+        """The body may follow; not behind a request for a WebSocket, and not where nobody says whom it is for."""
+        if b"host" not in self._seen and self.parser.get_http_version() == "1.1":
+            raise NoHost
+        if self._has_body and self.parser.should_upgrade() and self._should_upgrade():
+            raise BodyBeforeFrames
         self._stop_timer()
         self._start_timer()
         super().on_headers_complete()

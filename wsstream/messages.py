@@ -7,13 +7,15 @@ fields are left out, unknown fields of a received message are ignored.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
+import regex
 
+from wsstream.bodies import Bodies
 from wsstream.chunks import ChatMessage, Kind, Outcome, Receipt, StreamInfo, ToolCall, Usage
-from wsstream.errors import MalformedMessage, UnknownMessage, WsstreamError
+from wsstream.errors import BadRequest, MalformedMessage, UnknownMessage, WsstreamError
 
 MAX_ID = 2**53 - 1
 """The largest integer that every JSON reader keeps exact (RFC 8259, section 6)."""
@@ -398,11 +400,14 @@ def decode_client(data: bytes, *, first: bool = False) -> ClientMessage:
 
     Raises:
         UnknownMessage: well-formed, but no message has this type.
+        BadRequest: a text in it is none: it holds half of a surrogate pair.
         MalformedMessage: not JSON, not an object, or a field of the wrong type or out of range.
     """
     try:
         return _decode_client(data)  # type: ignore[no-any-return]
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        if not first and mended(data) != data:
+            raise BadRequest(LONE_SURROGATE) from None
         name = _type_of(data, _CLIENT_TYPES)
         if first and name is None:
             return _as_hello(data)
@@ -458,8 +463,22 @@ def short_name(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
-def explain(error: Exception) -> str:
-    """What is wrong with a message that cannot be decoded, fit to be sent back."""
+LONE_SURROGATE = "A text holds half of a surrogate pair (\\ud800 to \\udfff alone), which is no character"
+_ESCAPE = regex.compile(
+    rb"\\(?:u[dD][89abAB][[:xdigit:]]{2}\\u[dD][c-fC-F][[:xdigit:]]{2}|(u[dD][89a-fA-F][[:xdigit:]]{2})|.)",
+    regex.DOTALL,
+)
+
+
+def mended(data: bytes) -> bytes:
+    """JSON with a mark in the place of every half of a surrogate pair, which JSON can write and no text can hold."""
+    return _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], data)
+
+
+def explain(error: Exception, data: bytes = b"") -> str:
+    """What is wrong with a message (``data``) that cannot be decoded, fit to be sent back."""
+    if mended(data) != data:
+        return LONE_SURROGATE
     # msgspec names the field and the expected type, never the value: safe to send back.
     if isinstance(error, msgspec.ValidationError):
         return f"Malformed message: {error}"
@@ -526,22 +545,51 @@ def decode_body(body: bytes) -> str:
     return msgspec.json.decode(b'"%b"' % body, type=str)
 
 
-def text_of(bodies: Sequence[bytes], kinds: Sequence[int]) -> str:
-    """The text that the chunks 1 … n of an answer make, without what a rewind withdrew."""
-    return decode_body(b"".join([body for _, body in standing(bodies, kinds)]))
+def text_of(bodies: Sequence[bytes], kinds: Sequence[int], wanted: Kind = Kind.TEXT) -> str:
+    """The text (or what is ``wanted``) that the chunks 1 … n of an answer make, without what a rewind withdrew."""
+    whole = Bodies.of(bodies)
+    return decode_body(b"".join([whole.joined(first, last) for first, last in _stretches(whole, kinds, wanted)]))
 
 
-def standing(bodies: Sequence[bytes], kinds: Sequence[int], wanted: Kind = Kind.TEXT) -> list[tuple[int, bytes]]:
-    """The ids and bodies of the text, or of what is ``wanted``, among the chunks 1 … n that no rewind withdrew."""
-    parts: list[tuple[int, bytes]] = []
-    for chunk_id, (body, kind) in enumerate(zip(bodies, kinds, strict=False), 1):
-        if kind == wanted:
-            parts.append((chunk_id, body))
-        elif kind == Kind.REWIND:
-            to = read_rewind(body).to_chunk_id
-            while parts and parts[-1][0] > to:
-                parts.pop()
-    return parts
+def standing(bodies: Sequence[bytes], kinds: Sequence[int]) -> list[tuple[int, bytes]]:
+    """The ids and bodies of the text among the chunks 1 … n that no rewind withdrew."""
+    whole = Bodies.of(bodies)
+    stretches = _stretches(whole, kinds, Kind.TEXT)
+    return [(chunk_id, whole[chunk_id - 1]) for first, last in stretches for chunk_id in range(first, last + 1)]
+
+
+_MASKS = {kind: bytes(number == kind for number in range(256)) for kind in Kind}
+
+
+def _stretches(bodies: Bodies, kinds: Sequence[int], wanted: Kind) -> list[tuple[int, int]]:
+    """From where to where what is ``wanted`` goes on and was not withdrawn.
+
+    An answer has few of them, however many chunks: it is gone over as bytes, and not chunk by chunk.
+    """
+    kinds = bytes(kinds[: len(bodies)])
+    mask = kinds.translate(_MASKS[wanted])
+    found: list[tuple[int, int]] = []
+    begin = 0
+    while (rewind := kinds.find(Kind.REWIND, begin)) >= 0:
+        found += _runs(mask, begin, rewind)
+        _withdraw(found, read_rewind(bodies[rewind]).to_chunk_id)
+        begin = rewind + 1
+    return [*found, *_runs(mask, begin, len(mask))]
+
+
+def _runs(mask: bytes, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    while (begin := mask.find(1, begin, end)) >= 0:
+        stop = mask.find(0, begin, end)
+        last = stop if stop >= 0 else end
+        yield begin + 1, last
+        begin = last
+
+
+def _withdraw(found: list[tuple[int, int]], to: int) -> None:
+    while found and found[-1][0] > to:
+        found.pop()
+    if found and found[-1][1] > to:
+        found[-1] = (found[-1][0], to)
 
 
 class Rewind(msgspec.Struct, frozen=True):

@@ -575,6 +575,7 @@ _decode_request_id = msgspec.json.Decoder(_RequestId).decode
 def _request_id(data: bytes) -> str | None:
     """The request_id of a message that could not be read otherwise, so that its sender knows which one failed."""
     try:
-        return _decode_request_id(data).request_id
+        name = _decode_request_id(m.mended(data)).request_id
+        return None if name is not None and "\ufffd" in name else name
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from wsstream.bodies import Bodies
 from wsstream.chunks import ChatMessage, Kind, ToolCall
-from wsstream.errors import BadRequest
-from wsstream.messages import HistoryMessage, decode_body, encode, standing, text_of
+from wsstream.messages import HistoryMessage, encode, text_of
 
 MAX_REASONING = 64 * 1024
 """Characters of reasoning that a message keeps; the log has all of it."""
@@ -46,13 +46,10 @@ _decode_line = msgspec.json.Decoder(_Line).decode
 
 def said_of(bodies: Sequence[bytes], kinds: Sequence[int]) -> Said:
     """What the chunks 1 … n of an answer say."""
-    reasoning = _joined(bodies, kinds, Kind.REASONING)[:MAX_REASONING] if Kind.REASONING in kinds else ""
-    calls = _calls(_joined(bodies, kinds, Kind.TOOL_CALL)) if Kind.TOOL_CALL in kinds else ()
+    bodies = Bodies.of(bodies)
+    reasoning = text_of(bodies, kinds, Kind.REASONING)[:MAX_REASONING] if Kind.REASONING in kinds else ""
+    calls = _calls(text_of(bodies, kinds, Kind.TOOL_CALL)) if Kind.TOOL_CALL in kinds else ()
     return Said(text_of(bodies, kinds), reasoning, calls)
-
-
-def _joined(bodies: Sequence[bytes], kinds: Sequence[int], kind: Kind) -> str:
-    return decode_body(b"".join([body for _, body in standing(bodies, kinds, kind)]))
 
 
 def _calls(lines: str) -> list[ToolCall]:
@@ -162,26 +159,12 @@ def _is_whole(call: ToolCall) -> bool:
 # -- as pages
 
 
-def page(
-    messages: Sequence[HistoryMessage], before: str | None = None, limit: int | None = None
-) -> tuple[list[HistoryMessage], bool]:
-    """The newest messages that are older than ``before``, as many as fit, oldest first; and whether there are more.
-
-    Raises:
-        BadRequest: there is no message of that id.
-    """
-    end = len(messages) if before is None else _place(messages, before)
-    size, begin = 0, end
-    while begin and end - begin < (limit or PAGE):
+def fitting(messages: Sequence[HistoryMessage]) -> Sequence[HistoryMessage]:
+    """The newest of ``messages``, which are oldest first, as many as go into one page."""
+    size, begin = 0, len(messages)
+    while begin:
         size += len(encode(messages[begin - 1])) + 1
-        if size > PAGE_BYTES and begin < end:
+        if size > PAGE_BYTES and begin < len(messages):
             break
         begin -= 1
-    return list(messages[begin:end]), begin > 0
-
-
-def _place(messages: Sequence[HistoryMessage], message_id: str) -> int:
-    for place, message in enumerate(messages):
-        if message.id == message_id:
-            return place
-    raise BadRequest("before: the session has no such message")
+    return messages[begin:]

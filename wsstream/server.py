@@ -152,7 +152,12 @@ class Server:
         if self.config.port == 0:
             return 0
         beside = self.port + METRICS_BESIDE
-        return beside if beside < 65536 else None
+        if beside < 65536:
+            return beside
+        logger.warning(
+            "no metrics: their port would be %d, and there is none such; --metrics-port names another", beside
+        )
+        return None
 
     async def _serve(
         self, app: ASGIApp, sockets: list[socket.socket], *, ws: Any = "none", certificate: Certificate | None = None

@@ -6,17 +6,27 @@ import secrets
 import time
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Collection
+from typing import NamedTuple
 
 from wsstream.chunklog import ChunkLog
 from wsstream.chunks import ChatMessage, Outcome, Receipt, StreamState
-from wsstream.errors import Interrupted
+from wsstream.errors import BadRequest, Interrupted
 from wsstream.messages import ChatRequested, HistoryMessage
-from wsstream.said import Said, conversation, said_of
-from wsstream.stores.base import Store, StoredLog, StoredMessage, StreamRecord
+from wsstream.said import PAGE, PAGE_BYTES, Said, conversation, fitting, said_of
+from wsstream.stores.base import Store, StoredLog, StoredMessage, StreamRecord, untold
 
 RESTARTED = "The server was restarted"
 
 Conversation = Callable[[], Awaitable[list[ChatMessage]]]
+
+
+class HistoryPage(NamedTuple):
+    """Some messages of a session, oldest first."""
+
+    messages: list[HistoryMessage]
+    title: str | None
+    more: bool
+    """Whether there are older ones."""
 
 
 class Sessions:
@@ -86,13 +96,30 @@ class Sessions:
         session = await self._store.session(session_id)
         return [_shown(message, running) for message in messages], session.title if session else None
 
-    def rename(self, session_id: str, title: str) -> None:
-        """Give a session a title."""
-        self._store.rename_session(session_id, title)
+    async def page(
+        self, session_id: str, before: str | None, limit: int | None, running: Callable[[str], ChunkLog | None]
+    ) -> HistoryPage:
+        """The session's newest messages that are older than ``before``, as many as fit, and its title.
 
-    def delete(self, session_id: str) -> None:
-        """Forget a session's messages."""
-        self._store.delete_session(session_id)
+        Raises:
+            BadRequest: there is no message of that id.
+        """
+        # What is shown may be shorter than what is stored, which has longer names for its session: so twice a page.
+        found = await self._store.page(session_id, before, limit or PAGE, 2 * PAGE_BYTES)
+        if found is None:
+            raise BadRequest("before: the session has no such message")
+        session = await self._store.session(session_id)
+        messages = fitting([_shown(message, running) for message in found.messages])
+        more = found.more or len(messages) < len(found.messages)
+        return HistoryPage(list(messages), session.title if session else None, more)
+
+    def rename(self, session_id: str, title: str, told: Callable[[bool], None] = untold) -> None:
+        """Give a session a title; ``told`` is called when that is stored, with whether there is such a session."""
+        self._store.rename_session(session_id, title, told)
+
+    def delete(self, session_id: str, deleted: Callable[[], None] = untold) -> None:
+        """Forget a session's messages; ``deleted`` is called when that is stored."""
+        self._store.delete_session(session_id, deleted)
 
 
 def answer_message(

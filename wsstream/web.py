@@ -19,7 +19,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wsstream.rejections import Rejections
 from wsstream.wires.base import Gate
-from wsstream.wires.http import MAX_CALLS, SENT_HEADERS, TOLD_HEADERS, Endpoint, Patience, routes
+from wsstream.wires.http import (
+    MAX_CALLS,
+    SENT_HEADERS,
+    TOLD_HEADERS,
+    Endpoint,
+    Patience,
+    nowhere,
+    refuse,
+    routes,
+)
+from wsstream.wires.openai_api import refuse as refuse_as_openai
 
 PAGE_HEADERS = {
     # Only what this origin serves runs or loads, and nothing may frame it.
@@ -89,6 +99,8 @@ def make_app(
             Route("/ai", upgrade_required),
             Mount("/static/js", StaticFiles(directory=root / "js")),
             *routes(gate, [endpoint for wire in wires for endpoint in wire], max_calls, rejections, patience),
+            nowhere("/v1/", refuse_as_openai),
+            nowhere("/api/", refuse),
         ]
     )
     app.add_middleware(_Headers)

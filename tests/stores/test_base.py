@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from wsstream.errors import StoreError
-from wsstream.stores.base import StoredLog, StoredMessage
+from wsstream.stores.base import StoredLog, StoredMessage, untold
 from wsstream.stores.memory import MemoryStore
 from wsstream.stores.sqlite import SqliteStore
 from wsstream.testing.contracts import check_store
@@ -39,7 +39,7 @@ class ForgetsOrder(MemoryStore):
 class Fails(MemoryStore):
     """Complains without reason."""
 
-    def delete(self, stream_id: str) -> None:
+    def delete(self, stream_id: str, committed: Callable[[], None] = untold) -> None:
         self.on_failure(StoreError("no"), {stream_id})
 
 
@@ -67,8 +67,24 @@ class NeverCancelled(SqliteStore):
 class KeepsAll(SqliteStore):
     """Deletes nothing."""
 
-    def delete(self, stream_id: str) -> None:
+    def delete(self, stream_id: str, committed: Callable[[], None] = untold) -> None:
         """Nothing."""
+        committed()
+
+
+class ConfirmsTooEarly(SqliteStore):
+    """Tells of a deletion before it is written."""
+
+    def delete_session(self, session_id: str, committed: Callable[[], None] = untold) -> None:
+        committed()
+        super().delete_session(session_id)
+
+
+class NamesWhatIsNot(SqliteStore):
+    """Confirms a title of whatever it is asked to name."""
+
+    def rename_session(self, session_id: str, title: str, committed: Callable[[bool], None] = untold) -> None:
+        super().rename_session(session_id, title, lambda _: committed(True))
 
 
 class SeesTheFuture(SqliteStore):
@@ -105,7 +121,11 @@ async def test_a_wrong_store_in_memory_is_noticed(wrong: type[MemoryStore]) -> N
 
 
 @pytest.mark.parametrize(
-    "wrong", [LosesTheLast, LosesKinds, NeverCancelled, KeepsAll, SeesTheFuture, ForgetsWhatGoesOn, DropsThePending]
+    "wrong",
+    [
+        *(LosesTheLast, LosesKinds, NeverCancelled, KeepsAll, ConfirmsTooEarly, NamesWhatIsNot, SeesTheFuture),
+        *(ForgetsWhatGoesOn, DropsThePending),
+    ],
 )
 async def test_a_wrong_store_in_a_file_is_noticed(wrong: type[SqliteStore], tmp_path: Path) -> None:
     """Each mistake fails the contract, or what is wrong is found as damage when it is read."""

@@ -13,7 +13,7 @@ import pytest
 from wsstream.chunks import Outcome, StreamState, session_key
 from wsstream.errors import StoreCorrupt, StoreError
 from wsstream.stores import database as module
-from wsstream.stores.base import StoredLog, StoredMessage, StreamRecord
+from wsstream.stores.base import StoredLog, StoredMessage, StoredPage, StreamRecord
 from wsstream.stores.database import (
     Append,
     Cancelled,
@@ -61,7 +61,7 @@ def file_sizes(path: Path) -> tuple[int, int]:
 def test_a_new_file_has_our_version(tmp_path: Path) -> None:
     """It says which tables it has, and that they are ours."""
     database = made(tmp_path / "x.db")
-    assert database._connection().pragma("user_version") == module.VERSION == 2
+    assert database._connection().pragma("user_version") == module.VERSION == 3
     assert database._connection().pragma("application_id") == module.APPLICATION_ID
     database.close()
 
@@ -82,15 +82,15 @@ def test_an_older_file_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest
     database = made(tmp_path / "x.db")
     database.commit([Create(1, record("s")), finish(1, [b"a"])])
     database.close()
-    monkeypatch.setattr(module, "VERSION", 4)
+    monkeypatch.setattr(module, "VERSION", 5)
     steps = {
-        2: "ALTER TABLE streams ADD COLUMN note TEXT",
-        3: "UPDATE streams SET note = 'two'; CREATE TABLE extra (x)",
+        3: lambda db: db.execute("ALTER TABLE streams ADD COLUMN note TEXT"),
+        4: lambda db: db.execute("UPDATE streams SET note = 'two'; CREATE TABLE extra (x)"),
     }
     monkeypatch.setattr(module, "_MIGRATIONS", steps)
     for _ in range(2):
         database = made(tmp_path / "x.db")
-        assert database._connection().pragma("user_version") == 4
+        assert database._connection().pragma("user_version") == 5
         assert database._connection().execute("SELECT note FROM streams").get == "two"
         found = database.load("s")
         assert found is not None
@@ -107,6 +107,7 @@ def test_a_file_from_before_there_were_owners(tmp_path: Path) -> None:
     db = database._connection()
     db.execute("UPDATE streams SET record = ?", (module._sealed(module._pack(old), 1),))
     db.execute("ALTER TABLE sessions DROP COLUMN owner")
+    _take_ids(db)
     db.pragma("user_version", 1)
     database.close()
     database = made(tmp_path / "x.db")
@@ -118,16 +119,63 @@ def test_a_file_from_before_there_were_owners(tmp_path: Path) -> None:
     database.close()
 
 
+def _take_ids(db: apsw.Connection) -> None:
+    """The messages of version 2."""
+    db.execute("DROP INDEX messages_by_id; ALTER TABLE messages DROP COLUMN message_id")
+
+
+def test_a_file_of_version_2_loses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its logs, which were lists, are read; its messages get the ids by which pages find them; damage stays damage."""
+    database = made(tmp_path / "x.db")
+    said = [StoredMessage(f"m{number}", "ses", "user", "hi", 1.0) for number in range(4)]
+    database.commit([Create(1, record("s")), finish(1, [b"a", b"bc"]), *map(SaveMessage, said)])
+    db = database._connection()
+    db.execute("UPDATE logs SET chunks = ?", (module._sealed(module._pack((bytes(2), [b"a", b"bc"])), 1),))
+    db.execute("UPDATE messages SET message = x'00' WHERE number = 1")
+    _take_ids(db)
+    db.pragma("user_version", 2)
+    database.close()
+    for _ in range(2):
+        database = made(tmp_path / "x.db")
+        log = database.load("s")
+        assert log is not None
+        assert (log.bodies, log.kinds) == ([b"a", b"bc"], bytes(2))
+        assert database.page("ses", "m3", 2, 1000) == StoredPage(said[1:3], more=True)
+        database.close()
+    assert caplog.text.count("message 1 cannot be read") == 1
+
+
+def test_a_page_costs_what_it_gives(tmp_path: Path) -> None:
+    """SQLite takes as many steps for a page of a long session as for one of a short one, wherever it is."""
+    database, costs = made(tmp_path / "x.db"), set()
+    db = database._connection()
+    for count in (20, 2000):
+        for number in range(count):
+            db.execute("INSERT INTO sessions VALUES (?, NULL, 1, 1, '') ON CONFLICT DO NOTHING", (f"ses{count}",))
+            said = StoredMessage(f"m{number}", f"ses{count}", "user", "hi", 1.0)
+            module._save_message(db, SaveMessage(said))
+        for before in (None, "m10"):
+            steps: list[int] = []
+            db.set_progress_handler(lambda steps=steps: steps.append(1) or False, 1)  # type: ignore[misc]
+            page = database.page(f"ses{count}", before, 3, 10_000)
+            db.set_progress_handler(None)
+            assert page is not None
+            assert (len(page.messages), page.more) == (3, True)
+            costs.add((before, len(steps)))
+    assert len(costs) == 2
+    database.close()
+
+
 def test_a_step_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An older file is as it was when it cannot be brought up to date."""
     made(tmp_path / "x.db").close()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "VERSION", 3)
-        patch.setattr(module, "_MIGRATIONS", {2: "CREATE TABLE extra (x); SELECT nonsense"})
+        patch.setattr(module, "VERSION", 4)
+        patch.setattr(module, "_MIGRATIONS", {3: lambda db: db.execute("CREATE TABLE extra (x); SELECT nonsense")})
         with pytest.raises(StoreError):
             made(tmp_path / "x.db")
     database = made(tmp_path / "x.db")
-    assert database._connection().pragma("user_version") == 2
+    assert database._connection().pragma("user_version") == 3
     assert not list(database._connection().execute("SELECT 1 FROM sqlite_master WHERE name = 'extra'"))
     database.close()
 
@@ -138,7 +186,7 @@ def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     database._connection().pragma("user_version", 7)
     database.close()
     before = (tmp_path / "x.db").read_bytes()
-    with pytest.raises(StoreError, match=r"newer wsstream \(schema 7, this one knows 2\)"):
+    with pytest.raises(StoreError, match=r"newer wsstream \(schema 7, this one knows 3\)"):
         made(tmp_path / "x.db")
     assert (tmp_path / "x.db").read_bytes() == before
 

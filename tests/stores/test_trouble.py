@@ -21,10 +21,11 @@ from tests.stores.power import Disk
 from tests.virtual import in_virtual_time
 from wsstream import cli
 from wsstream.chunks import Outcome, StreamState
-from wsstream.errors import StoreCorrupt, StoreError
+from wsstream.errors import ConfigError, StoreCorrupt, StoreError
 from wsstream.stores import database as module
+from wsstream.stores import open_store
 from wsstream.stores.base import StoredLog, StreamRecord
-from wsstream.stores.database import Append, Create, Database, Finish, SaveMessage
+from wsstream.stores.database import Append, Create, Database, Finish, SaveMessage, is_ours
 from wsstream.stores.sqlite import RETRY, SqliteStore
 from wsstream.testing.contracts import message, record
 
@@ -332,7 +333,7 @@ async def test_a_lost_beginning_is_lost_with_all_that_belongs_to_it() -> None:
 
 @in_virtual_time
 async def test_what_must_not_be_forgotten_stays_owed() -> None:
-    """Deletions that fail are done when the disk works again, in their order."""
+    """Deletions that fail are done when the disk works again, in their order, and told only then."""
     disk = Disk()
     store = await on_disk(disk)
     answers = Answers(store)
@@ -341,15 +342,18 @@ async def test_what_must_not_be_forgotten_stays_owed() -> None:
         answers.finish(name)
     await asyncio.sleep(1)
     disk.trouble = lambda kind, _: apsw.SQLITE_FULL if kind == "write" else None
-    store.delete("a")
-    store.rename_session("ses", "first")
+    told: list[object] = []
+    store.delete("a", lambda: told.append("a"))
+    store.rename_session("ses", "first", told.append)
     await asyncio.sleep(1)
-    store.delete_session("ses")
+    store.delete_session("ses", lambda: told.append("ses"))
     await asyncio.sleep(1)
     assert store.trouble() is not None
     assert answers.failed == []
+    assert told == []
     disk.trouble = lambda *_: None
     await asyncio.sleep(2 * RETRY)
+    assert told == ["a", True, "ses"]
     assert await store.load("a") is None
     assert await store.load("b") is not None
     assert await store.session("ses") is None
@@ -482,6 +486,9 @@ async def test_damage_is_found_and_never_shown(tmp_path: Path, spoil: Any) -> No
             if "newer wsstream" in str(error):
                 continue  # the version itself was hit
             raise
+        except ConfigError:
+            assert not is_ours(str(path))  # all that showed whose it was is gone, and it is left alone
+            continue
         for summary in summaries:
             await _check_log(store, summary.record.stream_id, written)
         try:
@@ -512,16 +519,55 @@ async def _check_log(store: SqliteStore, name: str, written: dict[str, list[byte
     assert log is None or list(log.bodies) == written[name][: len(log.bodies)]
 
 
-async def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"what is this? " * 1000, b"x", b"SQLite format 3", b"SQLite format 3\0" + bytes(8176), bytes(4096)),
+        module._SCHEMA.encode(),
+    ],
+)
+async def test_a_file_that_was_never_ours_is_not_moved(tmp_path: Path, content: bytes) -> None:
+    """A mistyped path takes nobody's file away: it is refused, and is where and what it was."""
+    path = tmp_path / "letter.txt"
+    _write(path, content)
+    store = SqliteStore(str(path))
+    with pytest.raises(ConfigError, match=r"letter\.txt is not a database of wsstream"):
+        await store.open(_end)
+    await store.close()
+    assert os.listdir(tmp_path) == ["letter.txt"]
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("at", [0, 16, 68, 100])
+async def test_a_damaged_database_of_ours_is_known(tmp_path: Path, at: int) -> None:
+    """Whatever part of its header is hit: it is ours, and set aside for a new one."""
+    path = tmp_path / "x.db"
+    _damaged(path, 1, lambda *_: None)
+    with apsw.Connection(str(path)) as db:
+        db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    content = path.read_bytes()
+    _write(path, content[:at] + b"\xff" * 8 + content[at + 8 :])
+    assert is_ours(str(path))
+
+
+def test_sqlite_in_memory_is_another_store() -> None:
+    """SQLite's name for it is no file of ours: who asks for it is told what to write instead."""
+    with pytest.raises(ConfigError, match="--store memory:"):
+        open_store("sqlite::memory:")
+
+
+async def test_a_database_that_cannot_be_read_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is kept under a name that says why, and the log says so; twice in a second is fine."""
     path = tmp_path / "x.db"
+    Database(str(path)).close()
+    damaged = path.read_bytes()[:100] + b"what is this? " * 1000
     for _ in range(2):
-        _write(path, b"what is this? " * 1000)
+        _write(path, damaged)
         store = SqliteStore(str(path))
         assert await store.open(_end) == []
         await store.close()
         os.unlink(path)
-    kept = glob.glob(f"{path}.corrupt-*")
+    kept = [name for name in glob.glob(f"{path}.corrupt-*") if not name.endswith("-wal")]
     assert len(kept) == 2
     assert "cannot be read" in caplog.text
     assert kept[0].split(".corrupt-")[1][:8] in caplog.text
@@ -569,9 +615,9 @@ async def test_a_row_passes_for_no_other(tmp_path: Path) -> None:
 # -- at the start, in one line
 
 
-def _refused(store: str, capsys: pytest.CaptureFixture[str]) -> str:
+def _refused(store: str, capsys: pytest.CaptureFixture[str], status: int = 1) -> str:
     """Start a server with it; the one line that says why it does not."""
-    assert cli.main(["serve", "--provider", "demo", "--port", "0", "--listeners", "1", "--store", store]) == 1
+    assert cli.main(["serve", "--provider", "demo", "--port", "0", "--listeners", "1", "--store", store]) == status
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
     return lines[0]
@@ -584,25 +630,27 @@ def _refused(store: str, capsys: pytest.CaptureFixture[str]) -> str:
         (".", "Is a directory"),
         ("file/x.db", "Not a directory"),
         ("other.db", "is a database of something else"),
-        ("newer.db", "was written by a newer wsstream (schema 3, this one knows 2)"),
+        ("letter.txt", "is not a database of wsstream"),
+        ("newer.db", "was written by a newer wsstream (schema 4, this one knows 3)"),
         ("held.db", "another process is using it"),
     ],
 )
 def test_a_store_that_cannot_be_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, path: str, reason: str
 ) -> None:
-    """The server does not start, says why in one line, and exits with 1; the file is left as it is."""
+    """The server does not start, says why in one line, exits with 1 or, for a wrong path, 2; the file is as it was."""
     monkeypatch.setattr(module, "BUSY_TIMEOUT_MS", 10)
     (tmp_path / "file").write_text("")
+    (tmp_path / "letter.txt").write_text("Dear all")
     other = apsw.Connection(str(tmp_path / "other.db"))
     other.execute("CREATE TABLE customers (name)")
     other.close()
     newer = Database(str(tmp_path / "newer.db"))
-    newer._connection().pragma("user_version", 3)
+    newer._connection().pragma("user_version", 4)
     newer.close()
     held = Database(str(tmp_path / "held.db"))
     before = (tmp_path / "other.db").read_bytes(), (tmp_path / "newer.db").read_bytes()
-    line = _refused(f"sqlite:{tmp_path}/{path}", capsys)
+    line = _refused(f"sqlite:{tmp_path}/{path}", capsys, 2 if path in ("other.db", "letter.txt") else 1)
     assert reason in line
     assert str(tmp_path) in line
     held.close()

@@ -402,3 +402,41 @@ async def test_a_completion_is_seen_on_the_socket(serve: Serve, scripted: Script
             await native.read(first.data["id"], to=1)
             await native.send("cancel_stream", stream_id=first.data["id"])
             assert (await stream.rest())[-1].data == "[DONE]"
+
+
+async def test_a_response_is_deleted(serve: Serve, scripted: Scripted, store: str) -> None:
+    """One that has ended, and one that runs, which is stopped; then there is none, and it is told in OpenAI's words."""
+    server = await serve(provider=SCRIPTED, store=store)
+    async with asking(server) as client:
+        for ends in (True, False):
+            response = await client.responses.create(input="hi", background=True)
+            if ends:
+                await play(scripted, Delta("yes"), finish=Finish())
+                await until(lambda: not list(server.streams.running))
+            raw = await client.responses.with_raw_response.delete(response.id)
+            assert json.loads(raw.content) == {"id": response.id, "object": "response", "deleted": True}
+            with pytest.raises(openai.APIStatusError) as gone:
+                await client.responses.retrieve(response.id)
+            assert gone.value.status_code == 410
+            scripted.runs.clear()
+        assert not list(server.streams.running)
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.delete("s_never_was")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/nothing", 404),
+        ("POST", "/v1/a/b", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("PUT", "/v1/models", 405),
+    ],
+)
+async def test_no_address_answers_in_plain_text(serve: Serve, method: str, path: str, status: int) -> None:
+    """What there is not is told as an error of OpenAI's shape."""
+    async with browsing(await serve()) as client:
+        reply = await client.request(method, path)
+    assert reply.status_code == status
+    assert reply.json()["error"]["type"] in ("invalid_request_error", "not_found_error")
+    assert ("allow" in reply.headers) == (status == 405)

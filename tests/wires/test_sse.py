@@ -520,3 +520,17 @@ async def test_the_probe(serve: Serve) -> None:
         arrivals = [(event.data["sent_ms"], loop.time()) async for event in stream]
     assert [sent for sent, _ in arrivals] == [0, 400, 800]
     assert arrivals[-1][1] > arrivals[0][1]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/api/nothing", 404), ("PUT", "/api/chat", 405), ("HEAD", "/api/chat", 405)]
+)
+async def test_no_address_answers_in_plain_text(serve: Serve, method: str, path: str, status: int) -> None:
+    """What there is not below /api is told as this server's own errors are, with the methods that there are."""
+    async with browsing(await serve()) as client:
+        reply = await client.request(method, path)
+    assert reply.status_code == status
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.headers.get("allow") == ("POST" if status == 405 else None)
+    if method != "HEAD":
+        assert (reply.json()["type"], reply.json()["error_type"]) == ("error", "bad_request")

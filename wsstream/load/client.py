@@ -71,7 +71,11 @@ class Client:
         self._established = self._loop.create_future()
         link = await open_link(self._target, address, self)
         self._link = link
-        self.send(m.encode(m.Hello(session_id=self._session_id, window=self.settings.window, client="wsstream-bench")))
+        settings = self.settings
+        hello = m.Hello(
+            token=settings.token, session_id=self._session_id, window=settings.window, client="wsstream-bench"
+        )
+        self.send(m.encode(hello))
         try:
             async with asyncio.timeout(ESTABLISH_TIMEOUT):
                 await self._established

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ipaddress
+import os
 import socket
 
 import msgspec
@@ -37,6 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     owned: bool = False
     """Somebody vouches for this server, wherever it is."""
+    token: str | None = None
+    """The credential that every connection shows."""
 
     @property
     def model(self) -> str:
@@ -74,6 +77,7 @@ def read_settings(parsed: argparse.Namespace) -> Settings:
         drop=parsed.drop,
         pid=parsed.pid,
         owned=parsed.i_own_this_server,
+        token=os.environ.get("WSSTREAM_TOKEN"),
     )
 
 

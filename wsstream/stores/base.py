@@ -68,6 +68,13 @@ class StoredMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     tool_call_id: str | None = None
 
 
+class StoredPage(msgspec.Struct, frozen=True):
+    """Some messages of a session in a row, oldest first, and whether there are older ones."""
+
+    messages: list[StoredMessage]
+    more: bool
+
+
 class SessionInfo(msgspec.Struct, frozen=True):
     """A session in a list. Times are seconds since 1970."""
 
@@ -89,7 +96,10 @@ class StoreStatistics(msgspec.Struct, frozen=True):
 
 
 class StoredLog(msgspec.Struct, frozen=True):
-    """A log as read back: ``bodies`` and ``kinds`` of the chunks 1 … n, and the outcome if it has ended."""
+    """A log as read back: ``bodies`` and ``kinds`` of the chunks 1 … n, and the outcome if it has ended.
+
+    Long logs are best given as `wsstream.bodies.Bodies`.
+    """
 
     record: StreamRecord
     bodies: Sequence[bytes]
@@ -97,6 +107,10 @@ class StoredLog(msgspec.Struct, frozen=True):
     outcome: Outcome | None
     whole: bool = True
     """Whether nothing that was committed is known to be missing."""
+
+
+def untold(*_: object) -> None:
+    """For a write whose acknowledgement nobody waits for."""
 
 
 End = Callable[[StreamRecord, bool, StoredLog], tuple[Outcome, StoredMessage | None] | StreamRecord]
@@ -117,7 +131,8 @@ class Store(Protocol):
 
     A write that fails is never acknowledged. The store says so once, to `on_failure`, for all streams that it concerns;
     what was acknowledged before stays. From then on chunks of such a stream are ignored; its end is still taken, if the
-    store has the stream at all.
+    store has the stream at all. Deletions and titles are no stream's: they stay owed, and are acknowledged when they
+    are written after all.
     """
 
     durable: bool
@@ -156,7 +171,11 @@ class Store(Protocol):
     def finish(
         self, stream_id: str, outcome: Outcome, bodies: Sequence[bytes], kinds: bytes, committed: Callable[[], None]
     ) -> None:
-        """Add the terminal record. ``bodies`` and ``kinds`` are the whole log, appended before."""
+        """Add the terminal record. ``bodies`` and ``kinds`` are the whole log, appended before.
+
+        ``bodies`` may be `wsstream.bodies.Bodies`, the log's own buffers: they stay as they are, and are to be read
+        elsewhere than on the event loop where the log is long.
+        """
 
     def load(self, stream_id: str) -> Future[StoredLog | None]:
         """Read an ended log back; None where the store has none of that id.
@@ -165,8 +184,8 @@ class Store(Protocol):
             StoreError: it cannot be read.
         """
 
-    def delete(self, stream_id: str) -> None:
-        """Forget a log. Unknown ids are fine."""
+    def delete(self, stream_id: str, committed: Callable[[], None] = untold) -> None:
+        """Forget a log. Unknown ids are fine, and acknowledged behind what was written before."""
 
     def save_message(self, message: StoredMessage) -> None:
         """Add a message to its session; that of a stream that has begun replaces an earlier one of its."""
@@ -174,14 +193,21 @@ class Store(Protocol):
     def history(self, session_id: str) -> Future[list[StoredMessage]]:
         """A session's messages, oldest first."""
 
+    def page(self, session_id: str, before: str | None, limit: int, max_bytes: int) -> Future[StoredPage | None]:
+        """The newest ``limit`` messages that are older than the one whose id is ``before``; None: there is none such.
+
+        As many as ``max_bytes`` hold, by their size in the store, and one at least. What it costs does not depend on
+        how long the session is.
+        """
+
     def session(self, session_id: str) -> Future[SessionInfo | None]:
         """What is known of a session; None where it has no message."""
 
-    def rename_session(self, session_id: str, title: str) -> None:
-        """Give a session a title."""
+    def rename_session(self, session_id: str, title: str, committed: Callable[[bool], None] = untold) -> None:
+        """Give a session a title; ``committed`` is told whether there is such a session, that is, a message of it."""
 
-    def delete_session(self, session_id: str) -> None:
-        """Forget a session's messages. Its logs are deleted one by one."""
+    def delete_session(self, session_id: str, committed: Callable[[], None] = untold) -> None:
+        """Forget a session's messages. Its logs are deleted one by one. Unknown ones are fine, and acknowledged."""
 
     def trouble(self) -> str | None:
         """What is wrong with the store now, in words for operators; None when nothing is."""

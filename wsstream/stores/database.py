@@ -23,13 +23,14 @@ from typing import Any, Literal
 import apsw
 import msgspec
 
+from wsstream.bodies import Bodies
 from wsstream.chunks import Outcome
-from wsstream.errors import StoreCorrupt, StoreError, StoreLocked
-from wsstream.stores.base import End, SessionInfo, StoredLog, StoredMessage, StreamRecord, StreamSummary
+from wsstream.errors import ConfigError, StoreCorrupt, StoreError, StoreLocked
+from wsstream.stores.base import End, SessionInfo, StoredLog, StoredMessage, StoredPage, StreamRecord, StreamSummary
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 PAGES_PER_CHECKPOINT = 2000
 BUSY_TIMEOUT_MS = 1000
 WAL_BYTES = 16 * 1024 * 1024
@@ -57,9 +58,11 @@ CREATE TABLE messages (
     number INTEGER PRIMARY KEY,
     session_id TEXT NOT NULL,
     stream_id TEXT,
-    message BLOB NOT NULL
+    message BLOB NOT NULL,
+    message_id TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX messages_by_session ON messages (session_id, number);
+CREATE INDEX messages_by_id ON messages (session_id, message_id);
 CREATE INDEX messages_by_stream ON messages (stream_id) WHERE stream_id IS NOT NULL;
 """
 
@@ -68,13 +71,7 @@ _TABLES = {
     "journal": "number, entries",
     "logs": "number, chunks",
     "sessions": "session_id, title, created, updated, owner",
-    "messages": "number, session_id, stream_id, message",
-}
-
-# From version n to n + 1: the statements that take an older file there.
-_MIGRATIONS: dict[int, str] = {
-    # Streams and sessions have owners. Those of before are nobody's, as they were.
-    1: "ALTER TABLE sessions ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+    "messages": "number, session_id, stream_id, message, message_id",
 }
 
 
@@ -114,7 +111,7 @@ class Finish(msgspec.Struct, frozen=True):
     outcome: Outcome
     ended: float
     kinds: bytes
-    bodies: list[bytes]
+    bodies: Sequence[bytes]
 
 
 class Delete(msgspec.Struct, frozen=True):
@@ -129,11 +126,12 @@ class SaveMessage(msgspec.Struct, frozen=True):
     message: StoredMessage
 
 
-class Rename(msgspec.Struct, frozen=True):
-    """A session gets a title."""
+class Rename(msgspec.Struct):
+    """A session gets a title; ``found`` is set where it is written, and there is such a session."""
 
     session_id: str
     title: str
+    found: bool = False
 
 
 class DeleteSession(msgspec.Struct, frozen=True):
@@ -148,7 +146,9 @@ _Logs = dict[int, tuple[bytearray, list[bytes]]]
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_entries = msgspec.msgpack.Decoder(list[Append]).decode
-_unpack_log = msgspec.msgpack.Decoder(tuple[bytes, list[bytes]]).decode
+_pack_into = msgspec.msgpack.Encoder().encode_into
+_unpack_log = msgspec.msgpack.Decoder(tuple[bytes, int, bytes, bytes]).decode
+_unpack_old_log = msgspec.msgpack.Decoder(tuple[bytes, list[bytes]]).decode
 _unpack_record = msgspec.msgpack.Decoder(StreamRecord).decode
 _unpack_ending = msgspec.msgpack.Decoder(tuple[Outcome, float, int]).decode
 _unpack_message = msgspec.msgpack.Decoder(StoredMessage).decode
@@ -166,7 +166,8 @@ class Database:
 
         Raises:
             StoreLocked: another process has it.
-            StoreCorrupt: it is not (or no longer) a database of ours; see `set_aside`.
+            ConfigError: it is a database of something else.
+            StoreCorrupt: it is not (or no longer) a database of ours; see `is_ours` and `set_aside`.
             StoreError: it cannot be opened.
         """
         self.path = path
@@ -187,6 +188,8 @@ class Database:
         with translated(path, opening=True):
             if vfs is None:
                 _make_private(path)
+                if 0 < os.path.getsize(path) < HEADER_BYTES:  # which SQLite might take for an empty one
+                    raise StoreCorrupt(f"{path}: it is shorter than any database")
             self._connection()
 
     def _connection(self) -> apsw.Connection:
@@ -400,6 +403,7 @@ class Database:
     def _tidy(self) -> None:
         """Keep the files small. Trouble here concerns nothing that was committed."""
         if self._wal_pages < PAGES_PER_CHECKPOINT and self._size < self._compact_at:
+            self.trouble = None  # what could not be tidied has gone by itself: its answers have ended
             return
         if self.trouble is not None and time.monotonic() < self._tidy_again:
             return
@@ -437,7 +441,7 @@ class Database:
             for number, packed, ending, chunks in self._connection().execute(query, (stream_id,)):
                 record = _unpack_record(_checked(packed, number))
                 outcome, _, _ = _unpack_ending(_checked(ending, number))
-                kinds, bodies = _unpack_log(_checked(chunks, number))
+                kinds, bodies = _read_log(_checked(chunks, number))
                 if record.stream_id != stream_id or not len(kinds) == len(bodies) == outcome.final_chunk_id:
                     raise StoreCorrupt("a stored log is not that of its stream")
                 return StoredLog(record, bodies, kinds, outcome)
@@ -452,10 +456,28 @@ class Database:
         query = "SELECT message FROM messages WHERE session_id = ? ORDER BY number"
         with translated(self.path):
             rows = self._connection().execute(query, (session_id,))
-            messages = [_unpack_message(_checked(packed)) for (packed,) in rows]
-            if any(message.session_id != session_id for message in messages):
-                raise StoreCorrupt("a stored message is not that of its session")
-            return messages
+            return [_read_message(packed, session_id) for (packed,) in rows]
+
+    def page(self, session_id: str, before: str | None, limit: int, max_bytes: int) -> StoredPage | None:
+        """Some of a session's messages; see `wsstream.stores.base.Store.page`.
+
+        Raises:
+            StoreCorrupt: one is not what was written.
+        """
+        with translated(self.path):
+            db = self._connection()
+            end = _place(db, session_id, before)
+            if end is None:
+                return None
+            query = "SELECT message FROM messages WHERE session_id = ? AND number < ? ORDER BY number DESC LIMIT ?"
+            found: list[StoredMessage] = []
+            size = 0
+            for (packed,) in db.execute(query, (session_id, end, limit + 1)):
+                size += len(packed)
+                if len(found) == limit or (found and size > max_bytes):
+                    return StoredPage(found[::-1], more=True)
+                found.append(_read_message(packed, session_id))
+            return StoredPage(found[::-1], more=False)
 
     def session(self, session_id: str) -> SessionInfo | None:
         """What is known of a session; None where it has no message."""
@@ -492,7 +514,8 @@ def _check(db: apsw.Connection, path: str) -> int:
     """See that the file is ours, or empty, without changing it; the version of its tables.
 
     Raises:
-        StoreError: it belongs to something else, or to a newer version.
+        ConfigError: it belongs to something else.
+        StoreError: it belongs to a newer version.
         StoreCorrupt: it is ours, and damaged.
     """
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -500,7 +523,7 @@ def _check(db: apsw.Connection, path: str) -> int:
     if not tables and version == 0:
         return 0
     if db.pragma("application_id") != APPLICATION_ID and not tables >= _TABLES.keys():
-        raise StoreError(f"{path} is a database of something else")
+        raise ConfigError(f"store: {path} is a database of something else")
     if version > VERSION:
         raise StoreError(f"{path} was written by a newer wsstream (schema {version}, this one knows {VERSION})")
     if version < 1 or not tables >= _TABLES.keys():
@@ -514,11 +537,43 @@ def _migrate(db: apsw.Connection, version: int) -> None:
         db.execute(_SCHEMA)
         db.pragma("application_id", APPLICATION_ID)
     for old in range(version or VERSION, VERSION):
-        db.execute(_MIGRATIONS[old])
+        _MIGRATIONS[old](db)
     if version != VERSION:
         db.pragma("user_version", VERSION)
     for table, columns in _TABLES.items():
         db.execute(f"SELECT {columns} FROM {table} LIMIT 0")  # fails where they are damaged
+
+
+def _give_owners(db: apsw.Connection) -> None:
+    """Streams and sessions have owners. Those of before are nobody's, as they were."""
+    db.execute("ALTER TABLE sessions ADD COLUMN owner TEXT NOT NULL DEFAULT ''")
+
+
+def _give_ids(db: apsw.Connection) -> None:
+    """Messages are found by their ids. (Logs have another form too from here on; `_read_log` knows both.)"""
+    db.execute("ALTER TABLE messages ADD COLUMN message_id TEXT NOT NULL DEFAULT ''")
+    for number in [number for (number,) in db.execute("SELECT number FROM messages")]:
+        for (packed,) in db.execute("SELECT message FROM messages WHERE number = ?", (number,)):
+            try:
+                message = _unpack_message(_checked(packed))
+            except (StoreCorrupt, msgspec.DecodeError) as error:
+                logger.error("message %d cannot be read: %s", number, error)
+            else:
+                db.execute("UPDATE messages SET message_id = ? WHERE number = ?", (message.message_id, number))
+    db.execute("CREATE INDEX messages_by_id ON messages (session_id, message_id)")
+
+
+_MIGRATIONS: dict[int, Callable[[apsw.Connection], None]] = {1: _give_owners, 2: _give_ids}
+"""What takes a file of version n to n + 1."""
+
+
+def _place(db: apsw.Connection, session_id: str, message_id: str | None) -> int | None:
+    """The number of a message; behind all, where none is named, and None, where there is no such one."""
+    if message_id is None:
+        return 2**63 - 1
+    query = "SELECT number FROM messages WHERE session_id = ? AND message_id = ?"
+    found: int | None = db.execute(query, (session_id, message_id)).get
+    return found
 
 
 def _journalled(db: apsw.Connection, numbers: set[int] | None = None) -> tuple[_Logs, bool]:
@@ -554,7 +609,7 @@ def _recover_stream(db: apsw.Connection, number: int, cancelled: bool, log: Stor
         _update(db, Update(number, ending))
         return msgspec.structs.replace(log, record=ending)
     outcome, message = ending
-    _finish(db, Finish(number, outcome, time.time(), log.kinds, list(log.bodies)))
+    _finish(db, Finish(number, outcome, time.time(), log.kinds, log.bodies))
     if log.record.again:  # nobody will ask for it any more
         _update(db, Update(number, msgspec.structs.replace(log.record, again=b"")))
     if message is not None:
@@ -586,7 +641,7 @@ def _cancelled(db: apsw.Connection, operation: Cancelled) -> None:
 
 def _finish(db: apsw.Connection, operation: Finish) -> None:
     number = operation.number
-    chunks = _sealed(_pack((operation.kinds, operation.bodies)), number)
+    chunks = _packed_log(operation.kinds, Bodies.of(operation.bodies), number)
     ending = _sealed(_pack((operation.outcome, operation.ended, len(chunks))), number)
     db.execute("UPDATE streams SET ending = ? WHERE number = ?", (ending, number))
     if db.changes():
@@ -601,7 +656,8 @@ def _delete(db: apsw.Connection, operation: Delete) -> None:
 def _renew_message(db: apsw.Connection, message: StoredMessage) -> bool:
     if message.stream_id is None:
         return False
-    db.execute("UPDATE messages SET message = ? WHERE stream_id = ?", (_sealed(_pack(message)), message.stream_id))
+    row = (_sealed(_pack(message)), message.message_id, message.stream_id)
+    db.execute("UPDATE messages SET message = ?, message_id = ? WHERE stream_id = ?", row)
     return bool(db.changes())
 
 
@@ -610,8 +666,8 @@ def _save_message(db: apsw.Connection, operation: SaveMessage) -> None:
     if _renew_message(db, message):
         return
     db.execute(
-        "INSERT INTO messages (session_id, stream_id, message) VALUES (?, ?, ?)",
-        (message.session_id, message.stream_id, _sealed(_pack(message))),
+        "INSERT INTO messages (session_id, stream_id, message, message_id) VALUES (?, ?, ?, ?)",
+        (message.session_id, message.stream_id, _sealed(_pack(message)), message.message_id),
     )
     db.execute(
         "INSERT INTO sessions (session_id, created, updated, owner) VALUES (?, ?, ?, ?)"
@@ -623,6 +679,7 @@ def _save_message(db: apsw.Connection, operation: SaveMessage) -> None:
 def _rename(db: apsw.Connection, operation: Rename) -> None:
     title = _sealed(operation.title.encode())
     db.execute("UPDATE sessions SET title = ? WHERE session_id = ?", (title, operation.session_id))
+    operation.found = bool(db.changes())
 
 
 def _delete_session(db: apsw.Connection, operation: DeleteSession) -> None:
@@ -664,6 +721,31 @@ def _make_private(path: str) -> None:
         raise StoreError(f"{path}: {error.strerror}") from error
 
 
+def is_ours(path: str) -> bool:
+    """Whether a file that cannot be read is what is left of ours: its header says so, or it or its WAL has our tables.
+
+    What shows nothing of us may be anything, a letter or somebody's photographs.
+    """
+    ours = APPLICATION_ID.to_bytes(4, "big")
+    for suffix in ("", "-wal"):
+        try:
+            with open(path + suffix, "rb") as file:
+                start = file.read(TRACES_BYTES)
+        except OSError:
+            continue
+        if (not suffix and start[:16] == _MAGIC and start[68:72] == ours) or all(trace in start for trace in _TRACES):
+            return True
+    return False
+
+
+HEADER_BYTES = 100
+TRACES_BYTES = 4 * 1024 * 1024
+"""How far of a file is looked through for our tables: they are on its first page, and early in its WAL."""
+_MAGIC = b"SQLite format 3\0"
+_TRACES = [b"table" + name * 2 for name in (b"journal", b"logs")]
+"""How SQLite writes the names of our tables down; no text has them like that."""
+
+
 def set_aside(path: str) -> str:
     """Rename a file that cannot be read, with its companions, and say where it is now."""
     aside = wanted = f"{path}.corrupt-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -682,7 +764,11 @@ def set_aside(path: str) -> str:
 
 def _sealed(data: bytes, number: int = 0) -> bytes:
     """``data`` with a checksum, which is also that of the row's number: no row passes for another."""
-    return zlib.crc32(data, number & 0xFFFFFFFF).to_bytes(4, "big") + data
+    return _checksum(data, number) + data
+
+
+def _checksum(data: bytes | memoryview, number: int) -> bytes:
+    return zlib.crc32(data, number & 0xFFFFFFFF).to_bytes(4, "big")
 
 
 def _checked(sealed: Any, number: int = 0) -> bytes:
@@ -694,9 +780,41 @@ def _checked(sealed: Any, number: int = 0) -> bytes:
     if not isinstance(sealed, bytes):
         raise StoreCorrupt("a stored row is not of its type")
     data = sealed[4:]
-    if zlib.crc32(data, number & 0xFFFFFFFF).to_bytes(4, "big") != sealed[:4]:
+    if _checksum(data, number) != sealed[:4]:
         raise StoreCorrupt("a stored row fails its checksum")
     return data
+
+
+def _packed_log(kinds: bytes, bodies: Bodies, number: int) -> bytearray:
+    """A log as one row, sealed; made in one piece, as a long one is not to be in memory three times."""
+    row = bytearray(4)
+    _pack_into((kinds, bodies.overhead, bodies.sizes(), bodies.data), row, 4)
+    with memoryview(row) as view:
+        row[:4] = _checksum(view[4:], number)
+    return row
+
+
+def _read_log(row: bytes) -> tuple[bytes, Bodies]:
+    """What `_packed_log` has packed, or versions before it had: a list of bodies.
+
+    Raises:
+        StoreCorrupt: it is neither.
+    """
+    if row[:1] == b"\x92":
+        kinds, old = _unpack_old_log(row)
+        return kinds, Bodies.of(old)
+    kinds, overhead, sizes, data = _unpack_log(row)
+    try:
+        return kinds, Bodies.from_sizes(data, sizes, len(kinds), overhead)
+    except ValueError as error:
+        raise StoreCorrupt(str(error)) from None
+
+
+def _read_message(packed: Any, session_id: str) -> StoredMessage:
+    message = _unpack_message(_checked(packed))
+    if message.session_id != session_id:
+        raise StoreCorrupt("a stored message is not that of its session")
+    return message
 
 
 class translated:

@@ -7,6 +7,8 @@ from asyncio import Future
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from wsstream.chunks import Outcome
 from wsstream.errors import ConfigError, StoreError
 from wsstream.stores.base import (
@@ -14,9 +16,11 @@ from wsstream.stores.base import (
     SessionInfo,
     StoredLog,
     StoredMessage,
+    StoredPage,
     StoreStatistics,
     StreamRecord,
     StreamSummary,
+    untold,
 )
 from wsstream.tally import Histogram
 
@@ -24,6 +28,8 @@ SESSIONS = 10_000
 """Sessions whose messages are kept, the latest."""
 
 T = TypeVar("T")
+
+_pack = msgspec.msgpack.Encoder().encode
 
 
 class MemoryStore:
@@ -71,8 +77,9 @@ class MemoryStore:
         """No log is anywhere but in memory already."""
         return _done(None)
 
-    def delete(self, stream_id: str) -> None:
+    def delete(self, stream_id: str, committed: Callable[[], None] = untold) -> None:
         """Nothing to do."""
+        committed()
 
     def save_message(self, message: StoredMessage) -> None:
         """Keep it."""
@@ -93,20 +100,38 @@ class MemoryStore:
         """A session's messages."""
         return _done(list(self._messages.get(session_id, ())))
 
+    def page(self, session_id: str, before: str | None, limit: int, max_bytes: int) -> Future[StoredPage | None]:
+        """Some of them, counted from the newest."""
+        messages = self._messages.get(session_id, [])
+        end = len(messages)
+        if before is not None:
+            end = next((n for n in reversed(range(end)) if messages[n].message_id == before), -1)
+        if end < 0:
+            return _done(None)
+        size, begin = 0, end
+        while begin and end - begin < limit:
+            size += len(_pack(messages[begin - 1]))
+            if size > max_bytes and begin < end:
+                break
+            begin -= 1
+        return _done(StoredPage(messages[begin:end], begin > 0))
+
     def session(self, session_id: str) -> Future[SessionInfo | None]:
         """What is known of a session."""
         return _done(self._sessions.get(session_id))
 
-    def rename_session(self, session_id: str, title: str) -> None:
+    def rename_session(self, session_id: str, title: str, committed: Callable[[bool], None] = untold) -> None:
         """Keep the title."""
         known = self._sessions.get(session_id)
         if known is not None:
             self._sessions[session_id] = SessionInfo(session_id, title, known.created, known.updated)
+        committed(known is not None)
 
-    def delete_session(self, session_id: str) -> None:
+    def delete_session(self, session_id: str, committed: Callable[[], None] = untold) -> None:
         """Forget it."""
         self._sessions.pop(session_id, None)
         self._messages.pop(session_id, None)
+        committed()
 
     def trouble(self) -> str | None:
         """Nothing can go wrong."""

@@ -25,9 +25,11 @@ from wsstream.stores.base import (
     SessionInfo,
     StoredLog,
     StoredMessage,
+    StoredPage,
     StoreStatistics,
     StreamRecord,
     StreamSummary,
+    untold,
 )
 from wsstream.stores.database import (
     Append,
@@ -42,6 +44,7 @@ from wsstream.stores.database import (
     Rename,
     SaveMessage,
     Update,
+    is_ours,
     set_aside,
 )
 from wsstream.tally import Histogram
@@ -63,13 +66,14 @@ T = TypeVar("T")
 class _Group:
     """What is committed together, whom to tell, and what is asked for behind it."""
 
-    __slots__ = ("appended", "finished", "operations", "questions", "recorded")
+    __slots__ = ("appended", "finished", "operations", "questions", "recorded", "told")
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         self.recorded: dict[str, Callable[[], None]] = {}
         self.appended: dict[str, tuple[Callable[[int], None], int]] = {}
         self.finished: dict[str, Callable[[], None]] = {}
+        self.told: list[Callable[[], None]] = []
         self.questions: list[Callable[[], None]] = []
 
     def forget(self, stream_ids: set[str]) -> None:
@@ -87,6 +91,8 @@ class _Group:
             _guarded(committed, last)
         for finished in self.finished.values():
             _guarded(finished)
+        for told in self.told:
+            _guarded(told)
 
 
 class _Found(NamedTuple):
@@ -112,10 +118,12 @@ class SqliteStore:
         """``durability``: survive the end of the `process`, or also the loss of `power`.
 
         Raises:
-            ConfigError: no path is given.
+            ConfigError: no path is given, or one that is none.
         """
         if not path:
             raise ConfigError("store: sqlite: needs a path, as in sqlite:wsstream.db")
+        if path == ":memory:":
+            raise ConfigError("store: sqlite:: memory: is a store of its own: --store memory:")
         self.on_failure: Callable[[StoreError, set[str]], None] = lambda _error, _streams: None
         self._path = path
         self._durability: Durability = durability
@@ -143,7 +151,11 @@ class SqliteStore:
     # -- the life of the store
 
     async def open(self, end: End) -> list[StreamSummary]:
-        """Open the file; one that cannot be read is set aside under another name, loudly."""
+        """Open the file; one of ours that cannot be read is set aside under another name, loudly.
+
+        Raises:
+            ConfigError: it is none of ours, and left as it is.
+        """
         self._loop = asyncio.get_running_loop()
         self._thread.start()
         try:
@@ -168,6 +180,8 @@ class SqliteStore:
         try:
             return self._begin(end)
         except StoreCorrupt as error:
+            if not is_ours(self._path):
+                raise ConfigError(f"store: {self._path} is not a database of wsstream; it is left as it is") from error
             self._set_aside(error)
         return self._begin(end)
 
@@ -247,29 +261,33 @@ class SqliteStore:
         number = self._numbers.get(stream_id)
         if number is not None:
             self._group.finished[stream_id] = committed
-            self._write(Finish(number, outcome, time.time(), kinds, list(bodies)))
+            self._write(Finish(number, outcome, time.time(), kinds, bodies))
 
-    def delete(self, stream_id: str) -> None:
+    def delete(self, stream_id: str, committed: Callable[[], None] = untold) -> None:
         """Forget a log."""
         number = self._numbers.pop(stream_id, None)
         if number is not None:
             self._cut.discard(number)
-            self._write(Delete(number))
+        if number is not None or committed is not untold:
+            self._write(Delete(number or 0), committed)
 
     def save_message(self, message: StoredMessage) -> None:
         """Keep a message; not that of a stream that was never stored."""
         if message.stream_id is None or message.stream_id in self._numbers:
             self._write(SaveMessage(message))
 
-    def rename_session(self, session_id: str, title: str) -> None:
+    def rename_session(self, session_id: str, title: str, committed: Callable[[bool], None] = untold) -> None:
         """Keep a title."""
-        self._write(Rename(session_id, title))
+        rename = Rename(session_id, title)
+        self._write(rename, lambda: committed(rename.found))
 
-    def delete_session(self, session_id: str) -> None:
+    def delete_session(self, session_id: str, committed: Callable[[], None] = untold) -> None:
         """Forget a session's messages."""
-        self._write(DeleteSession(session_id))
+        self._write(DeleteSession(session_id), committed)
 
-    def _write(self, operation: Operation) -> None:
+    def _write(self, operation: Operation, committed: Callable[[], None] = untold) -> None:
+        if committed is not untold:
+            self._group.told.append(committed)
         self._group.operations.append(operation)
         if self._timer is None and not self._committing:
             self._schedule()
@@ -381,6 +399,7 @@ class SqliteStore:
         gathered.operations[:0] = owed
         gathered.operations = [each for each in gathered.operations if _stands(each, unborn, cut, self._cut, lost)]
         gathered.finished = {**{i: f for i, f in group.finished.items() if i not in lost}, **gathered.finished}
+        gathered.told[:0] = group.told  # what they wait for stands, whatever was lost
         if lost or not self._failing:
             logger.error("the store %s failed, %d streams are concerned: %s", self._path, len(lost), error)
         self._failing = True
@@ -396,6 +415,7 @@ class SqliteStore:
             whole.recorded |= group.recorded
             whole.appended |= group.appended
             whole.finished |= group.finished
+            whole.told += group.told
             for question in group.questions:
                 self._jobs.put(question)
         self._group = whole
@@ -411,6 +431,10 @@ class SqliteStore:
     def history(self, session_id: str) -> Future[list[StoredMessage]]:
         """Read a session's messages, those that are being written included."""
         return self._read(lambda database: database.history(session_id))
+
+    def page(self, session_id: str, before: str | None, limit: int, max_bytes: int) -> Future[StoredPage | None]:
+        """Read some of them."""
+        return self._read(lambda database: database.page(session_id, before, limit, max_bytes))
 
     def session(self, session_id: str) -> Future[SessionInfo | None]:
         """Read what is known of a session."""

@@ -12,9 +12,9 @@ import logging
 import secrets
 import time
 from asyncio import Future
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from wsstream.chunklog import Attachment, ChunkLog
 from wsstream.chunks import Outcome, Receipt, StreamInfo, StreamState, session_key
@@ -30,8 +30,8 @@ from wsstream.providers.base import Provider
 from wsstream.recovery import NO_CALLBACKS, OnFailure
 from wsstream.rejections import Reason, Rejections
 from wsstream.restarts import Again, Survival, settled, switched, unpack
-from wsstream.sessions import RESTARTED, Sessions, end_of_interrupted
-from wsstream.stores.base import Store, StoredLog, StreamRecord
+from wsstream.sessions import RESTARTED, HistoryPage, Sessions, end_of_interrupted
+from wsstream.stores.base import Store, StoredLog, StreamRecord, untold
 from wsstream.streams.directory import Directory
 from wsstream.streams.orphanage import Orphanage, unbegun
 from wsstream.streams.places import Places
@@ -41,6 +41,8 @@ from wsstream.streams.stream import Stream, Watcher
 from wsstream.streams.targets import Course, Targets, survives
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 STORE_FAILED = "The answer could not be stored"
 PRESSED_RETRY = 5.0
@@ -352,35 +354,61 @@ class Streams:
     # -- sessions
 
     async def history(self, session_id: str, owner: str = "") -> tuple[list[HistoryMessage], str | None]:
-        """The session's messages and its title."""
+        """All of the session's messages, and its title."""
         key = session_key(owner, session_id)
+        return await self._read_settled(session_id, owner, lambda: self._messages.history(key, self._running_log))
+
+    async def page(
+        self, session_id: str, before: str | None = None, limit: int | None = None, owner: str = ""
+    ) -> HistoryPage:
+        """The newest of them that are older than ``before``, at most ``limit``, and as many as fit.
+
+        Raises:
+            BadRequest: there is no message of that id.
+        """
+        asked = (session_key(owner, session_id), before, limit, self._running_log)
+        return await self._read_settled(session_id, owner, lambda: self._messages.page(*asked))
+
+    async def _read_settled(self, session_id: str, owner: str, read: Callable[[], Awaitable[T]]) -> T:
+        """What ``read`` gives, while no answer of the session ends: it would be read too early to have its text."""
         while True:
             running = [stream.log for stream in self.of_session(session_id, owner) if stream.log.outcome is None]
-            found = await self._messages.history(key, self._running_log)
+            found = await read()
             if all(log.outcome is None for log in running):
-                return found  # else an answer has ended in between, and was read too early to have its text
+                return found
 
     def _running_log(self, stream_id: str) -> ChunkLog | None:
         stream = self._directory.find(stream_id)
         return stream.log if stream is not None and stream.log.outcome is None else None
 
-    def rename_session(self, session_id: str, title: str, owner: str = "") -> None:
-        """Give a session a title."""
-        self._messages.rename(session_key(owner, session_id), title)
+    def rename_session(
+        self, session_id: str, title: str, told: Callable[[bool], None] = untold, owner: str = ""
+    ) -> None:
+        """Give a session a title; ``told`` is called when that is stored, with whether there is such a session."""
+        self._messages.rename(session_key(owner, session_id), title, told)
 
-    def delete_session(self, session_id: str, owner: str = "") -> None:
-        """Forget a session: stop what runs in it, delete its logs and messages."""
-        self._messages.delete(session_key(owner, session_id))
+    def delete_session(self, session_id: str, deleted: Callable[[], None] = untold, owner: str = "") -> None:
+        """Forget a session: stop what runs in it, delete its logs and messages.
+
+        ``deleted`` is called when all of that is stored: no crash can bring back what somebody was told is gone.
+        """
+        countdown = _Countdown(deleted)
+        self._messages.delete(session_key(owner, session_id), countdown.one_more())
         for stream in self.of_session(session_id, owner):
-            if stream.producer is not None or self._places.is_waiting(stream):
-                stream.log.on_ending = None
-                self.cancel(stream)
-                stream.log.when_finished(self._discard_soon)
-            else:
-                self._retention.discard(stream.stream_id)
+            stream.log.on_ending = None  # what it said has no place any more
+            self.delete(stream, countdown.one_more())
+        countdown.one_less()
 
-    def _discard_soon(self, log: ChunkLog) -> None:
-        self._loop.call_soon(self._retention.discard, log.stream_id)
+    def delete(self, stream: Stream, deleted: Callable[[], None]) -> None:
+        """Forget one answer's log, and stop it where it runs; its message stays. ``deleted``: when that is stored."""
+        self.cancel(stream)
+        if stream.log.outcome is None:
+            stream.log.when_finished(lambda log: self._discard_soon(log.stream_id, deleted))
+        else:
+            self._retention.discard(stream.stream_id, deleted)
+
+    def _discard_soon(self, stream_id: str, deleted: Callable[[], None]) -> None:
+        self._loop.call_soon(self._retention.discard, stream_id, deleted)
 
     # -- following
 
@@ -518,3 +546,20 @@ class Streams:
 
 def _lost(tail: int) -> Outcome:
     return Outcome(StreamState.FAILED, tail, error_type="internal_error", message=STORE_FAILED, recoverable=True)
+
+
+class _Countdown:
+    """Calls ``done`` when all that it counts is over, and its maker has said that there is no more."""
+
+    def __init__(self, done: Callable[[], None]) -> None:
+        self._done = done
+        self._left = 1
+
+    def one_more(self) -> Callable[[], None]:
+        self._left += 1
+        return self.one_less
+
+    def one_less(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self._done()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future
+from collections.abc import Callable
 
 from wsstream.chunklog import ChunkLog
 from wsstream.config import Config
 from wsstream.shelf import Shelf
-from wsstream.stores.base import Store, StoredLog
+from wsstream.stores.base import Store, StoredLog, untold
 from wsstream.streams.directory import Directory
 from wsstream.streams.stream import Stream
 
@@ -101,16 +102,18 @@ class Retention:
             self._in_memory.clear()
         return before - self._in_memory.size
 
-    def discard(self, stream_id: str) -> None:
-        """Forget it now."""
+    def discard(self, stream_id: str, deleted: Callable[[], None] = untold) -> None:
+        """Forget it now; ``deleted`` is called when that is stored."""
         if stream_id in self._directory:
             self._kept.drop(stream_id)
-            self._forget(stream_id)
+            self._forget(stream_id, deleted)
+        else:  # its deletion may be under way still
+            self._store.delete(stream_id, deleted)
 
-    def _forget(self, stream_id: str) -> None:
+    def _forget(self, stream_id: str, deleted: Callable[[], None] = untold) -> None:
         self._directory.remove(stream_id)
         self._in_memory.drop(stream_id)
-        self._store.delete(stream_id)
+        self._store.delete(stream_id, deleted)
 
     def close(self) -> None:
         """Stop waiting for anything to grow old."""

@@ -68,6 +68,8 @@ class Bench:
         self.begun: list[str] = []
         self.acks: dict[str, list[int]] = {}
         self.ended: list[str] = []
+        self.renamed: list[bool] = []
+        self.told: list[str] = []
         self.written: dict[str, tuple[list[bytes], bytes]] = {}
         self.asked_to_end: dict[str, tuple[bool, StoredLog]] = {}
         self.going_on: set[str] = set()
@@ -352,17 +354,19 @@ async def messages_are_in_order(bench: Bench) -> None:
 async def sessions_are_known(bench: Bench) -> None:
     """A session is there from its first message on, until it is deleted."""
     store = bench.store
-    store.rename_session("ses", "too early")
+    store.rename_session("ses", "too early", bench.renamed.append)
     expect(await store.session("ses") is None, "a session without a message is not known")
     store.save_message(message("ses", "one", 5.0))
     store.save_message(message("ses", "two", 7.0))
     found = await store.session("ses")
     assert found is not None
     expect((found.title, found.created, found.updated) == (None, 5.0, 7.0), "a session has the times of its messages")
-    store.rename_session("ses", "Über alles")
+    store.rename_session("ses", "Über alles", bench.renamed.append)
     found = await store.session("ses")
     assert found is not None
     expect(found.title == "Über alles", "a session can be renamed")
+    await bench.settle()
+    expect(bench.renamed == [False, True], f"a title is acknowledged where there is a session, got {bench.renamed}")
     store.save_message(message("ses", "late", 6.0))
     found = await store.session("ses")
     assert found is not None
@@ -372,6 +376,68 @@ async def sessions_are_known(bench: Bench) -> None:
     store.delete_session("ses")
     await bench.restart()
     expect(await bench.store.session("ses") is None, "and stays gone")
+
+
+async def pages_make_the_whole(bench: Bench) -> None:
+    """Read from the newest to the oldest, pages hold every message once, in order, and say when there are no more."""
+    store = bench.store
+    everything = [message("ses", f"{number} ä😀", message_id=f"m{number}") for number in range(10)]
+    for number, each in enumerate(everything):
+        store.save_message(each)
+        store.save_message(message("other", "hidden", message_id=f"o{number}"))
+    for limit in (1, 3, 10, 100):
+        page = await store.page("ses", None, limit, 1_000_000)
+        assert page is not None
+        found = page.messages
+        expect(len(found) == min(limit, 10), "a page has as many messages as were asked for")
+        while page.more:
+            page = await store.page("ses", found[0].message_id, limit, 1_000_000)
+            assert page is not None
+            found = [*page.messages, *found]
+        expect(found == everything, "pages make the whole")
+    expect(await store.page("ses", "never was", 5, 1000) is None, "there is no page before what there is not")
+    expect(await store.page("ses", "o1", 5, 1000) is None, "nor before another session's message")
+    empty = await store.page("nobody", None, 5, 1000)
+    expect(
+        empty is not None and (empty.messages, empty.more) == ([], False), "a session without a message has one page"
+    )
+    store.save_message(message("ses", "x" * 5000, message_id="large"))
+    page = await store.page("ses", None, 5, 1000)
+    expect(page is not None and [each.message_id for each in page.messages] == ["large"], "a large one comes alone")
+    page = await store.page("ses", "large", 5, 150)
+    expect(page is not None and page.more and 0 < len(page.messages) < 5, "and of small ones as many as fit")
+    bench.create("s")
+    store.save_message(message("ses", "", stream_id="s", message_id="a"))
+    store.save_message(message("ses", "renewed", stream_id="s", message_id="b"))
+    expect(await store.page("ses", "a", 5, 1000) is None, "a renewed message has its new id")
+    await bench.settle()
+    bench.finish("s")
+    await bench.restart()
+    page = await bench.store.page("ses", "b", 2, 1_000_000)
+    if bench.store.durable:
+        ids = [each.message_id for each in page.messages] if page else []
+        expect(ids == ["m9", "large"], f"pages are there after a restart, got {ids}")
+
+
+async def what_is_gone_is_told_when_it_is_written(bench: Bench) -> None:
+    """A deletion is acknowledged once, and not before it is written; also of what there is not."""
+    store, told = bench.store, bench.told
+    bench.create("s")
+    bench.finish("s")
+    store.save_message(message("ses", "one"))
+    await bench.settle()
+    store.delete("s", lambda: told.append("log"))
+    store.delete("never was", lambda: told.append("no log"))
+    store.delete_session("ses", lambda: told.append("session"))
+    store.delete_session("never was", lambda: told.append("no session"))
+    expect(told == [] or not store.durable, "nothing is acknowledged before it is written")
+    await bench.settle()
+    expect(sorted(told) == ["log", "no log", "no session", "session"], f"every deletion is acknowledged, got {told}")
+    store.save_message(message("ses", "two"))
+    store.rename_session("ses", "a title", bench.renamed.append)
+    store.delete_session("ses", lambda: told.append("again"))
+    await store.close()
+    expect((bench.renamed, told[4:]) == ([True], ["again"]), "also what is pending when the store is closed")
 
 
 async def closing_writes_what_is_pending(bench: Bench) -> None:
@@ -397,6 +463,8 @@ CHECKS: list[Callable[[Bench], Awaitable[None]]] = [
     a_deleted_log_is_gone,
     messages_are_in_order,
     sessions_are_known,
+    pages_make_the_whole,
+    what_is_gone_is_told_when_it_is_written,
     closing_writes_what_is_pending,
 ]
 """All checks, for whoever wants to run them one by one."""

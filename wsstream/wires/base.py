@@ -86,6 +86,19 @@ class FeedsLike(LogsLike, Protocol):
     async def delete(self, user: str, name: str) -> None: ...
 
 
+class PageLike(Protocol):
+    """Some messages of a session: `wsstream.sessions.HistoryPage`."""
+
+    @property
+    def messages(self) -> list[m.HistoryMessage]: ...
+
+    @property
+    def title(self) -> str | None: ...
+
+    @property
+    def more(self) -> bool: ...
+
+
 class StreamsLike(LogsLike, Protocol):
     """All streams, as one caller sees them; those of others look as if there were none."""
 
@@ -120,13 +133,20 @@ class StreamsLike(LogsLike, Protocol):
 
     def of_session(self, session_id: str) -> Sequence[StreamLike]: ...
 
+    def delete(self, stream: Any, deleted: Callable[[], None]) -> None:
+        """Forget an answer's log, and stop it where it runs; ``deleted`` is called when that is stored."""
+
     def running_in(self, session_id: str) -> list[StreamInfo]: ...
 
     async def history(self, session_id: str) -> tuple[list[m.HistoryMessage], str | None]: ...
 
-    def rename_session(self, session_id: str, title: str) -> None: ...
+    async def page(self, session_id: str, before: str | None, limit: int | None) -> PageLike: ...
 
-    def delete_session(self, session_id: str) -> None: ...
+    def rename_session(self, session_id: str, title: str, told: Callable[[bool], None]) -> None:
+        """Give a session a title; ``told`` is called when that is stored, with whether there is such a session."""
+
+    def delete_session(self, session_id: str, deleted: Callable[[], None]) -> None:
+        """Forget a session; ``deleted`` is called when no crash can bring anything of it back."""
 
 
 _KEPT = ("origin", "host", "cookie", "user-agent")

@@ -32,7 +32,6 @@ from wsstream.flow import SendWindow
 from wsstream.frames import FrameBook
 from wsstream.protocol import ServerProtocol
 from wsstream.rejections import Reason
-from wsstream.said import page
 from wsstream.states import ConnectionState
 from wsstream.wires.base import TRACEPARENT, StreamLike, StreamsLike
 from wsstream.wires.hub import Hub
@@ -291,12 +290,12 @@ class Desk:
 
     async def _answer_history(self, session_id: str, asked: m.GetHistory) -> None:
         try:
-            messages, title = await self.streams.history(session_id)
-            messages, more = page(messages, asked.before, asked.limit)
+            found = await self.streams.page(session_id, asked.before, asked.limit)
             while self._line.paused:  # it may be large, and who reads slowly is not to be cut off for having asked
                 self._unpaused = self._hub.loop.create_future()
                 await self._unpaused
-            self._core.tell_history(m.History(session_id=session_id, messages=messages, title=title, more=more))
+            told = m.History(session_id=session_id, messages=found.messages, title=found.title, more=found.more)
+            self._core.tell_history(told)
         except (StoreError, BadRequest) as error:
             self._core.refuse(error)
         except Exception:
@@ -308,16 +307,26 @@ class Desk:
 
     def _on_rename(self, asked: m.RenameSession) -> None:
         session_id = asked.session_id or self.session_id
-        self.streams.rename_session(session_id, asked.title)
-        self._change_session(m.SessionChanged(session_id=session_id, title=asked.title))
+        change = m.SessionChanged(session_id=session_id, title=asked.title)
+        self.streams.rename_session(session_id, asked.title, lambda found: self._on_renamed(change, found))
+
+    def _on_renamed(self, change: m.SessionChanged, found: bool) -> None:
+        if found:
+            self._change_session(change)
+        elif self._core.state is not ConnectionState.CLOSED:
+            self._core.refuse(BadRequest("There is no such session yet: one begins with its first message"))
+            self._out.carry_out()
 
     def _on_delete(self, asked: m.DeleteSession) -> None:
         session_id = asked.session_id or self.session_id
-        self.streams.delete_session(session_id)
-        self._change_session(m.SessionChanged(session_id=session_id, deleted=True))
+        change = m.SessionChanged(session_id=session_id, deleted=True)
+        self.streams.delete_session(session_id, lambda: self._change_session(change))
 
     def _change_session(self, change: m.SessionChanged) -> None:
-        self._core.tell_session_changed(change)
+        """It is stored: tell everybody, also where whoever asked has left."""
+        if self._core.state is not ConnectionState.CLOSED:
+            self._core.tell_session_changed(change)
+            self._out.carry_out()
         self._tell_others(change)
 
     def _tell_others(self, change: m.SessionChanged) -> None:

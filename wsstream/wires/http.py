@@ -126,6 +126,14 @@ class KeyReused(BadRequest):
     """This idempotency key was used for another request"""
 
 
+class NoSuchAddress(RequestError):
+    """There is nothing at this address"""
+
+
+class NoSuchMethod(RequestError):
+    """This address does not take this method"""
+
+
 _STATUS: list[tuple[type[WsstreamError], int]] = [
     (UnsupportedMedia, 415),
     (BodyTooSlow, 408),
@@ -133,6 +141,8 @@ _STATUS: list[tuple[type[WsstreamError], int]] = [
     (Conflict, 409),
     (PromptTooLong, 422),
     (ResumeAhead, 409),
+    (NoSuchAddress, 404),
+    (NoSuchMethod, 405),
     (MessageTooLarge, 413),
     (Unauthorized, 401),
     (Forbidden, 403),
@@ -253,10 +263,16 @@ def routes(
     paths: dict[str, dict[str, Endpoint]] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
-    return [
-        Route(path, _Door(gate, turnstile, methods, counted, patience), methods=list(methods))
-        for path, methods in paths.items()
-    ]
+    return [Route(path, _Door(gate, turnstile, methods, counted, patience)) for path, methods in paths.items()]
+
+
+def nowhere(prefix: str, refuse: Refuse) -> Route:
+    """What is said of addresses below ``prefix`` that there are not, in the words of the wire that has the others."""
+
+    async def answer(_: Request) -> Response:
+        return refuse(NoSuchAddress())
+
+    return Route(prefix + "{rest:path}", answer, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 
 
 class _Door:
@@ -279,7 +295,10 @@ class _Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[_PATIENCE] = self._patience
         request = Request(scope, receive)
-        endpoint = self._methods.get(request.method) or self._methods["GET"]  # Starlette answers HEAD where GET is
+        endpoint = self._methods.get(request.method) or (self._methods.get("GET") if request.method == "HEAD" else None)
+        if endpoint is None:
+            await self._refuse_method()(scope, receive, send)
+            return
         response: Response | None = None
         try:
             with self._turnstile:
@@ -296,6 +315,13 @@ class _Door:
                 raise
             logger.exception("%s %s failed unexpectedly", endpoint.method, endpoint.path)
             await endpoint.refuse(InternalFailure())(scope, receive, send)
+
+    def _refuse_method(self) -> Response:
+        """Said before anybody is let in: it is about the address alone."""
+        response = next(iter(self._methods.values())).refuse(NoSuchMethod())
+        heads = ["HEAD"] if "GET" in self._methods else []
+        response.headers["Allow"] = ", ".join([*self._methods, *heads])
+        return response
 
     def _count(self, error: Exception) -> None:
         reason = _REASONS.get(type(error))
@@ -353,7 +379,7 @@ async def read_json(request: Request, shape: type[T], limit: int) -> T:
     try:
         return msgspec.json.decode(body, type=shape)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise MalformedMessage(explain(error)) from None
+        raise MalformedMessage(explain(error, body)) from None
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

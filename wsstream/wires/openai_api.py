@@ -7,6 +7,7 @@ told of a log is a function of the log alone: told again from the start it is th
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -573,6 +574,14 @@ class OpenAI:
         await cancel(call.streams, stream)
         return await self._shown(call, stream)
 
+    async def delete_response(self, call: Call) -> Response:
+        """``DELETE /v1/responses/{response_id}``: forget it. One that runs is stopped."""
+        stream = call.streams.get(call.request.path_params["response_id"])
+        deleted = asyncio.Event()
+        call.streams.delete(stream, deleted.set)
+        await deleted.wait()
+        return json_response({"id": stream.stream_id, "object": "response", "deleted": True}, headers=_request_id())
+
     async def models(self, call: Call) -> Response:
         """``GET /v1/models``."""
         listed = [{"id": name, "object": "model", "created": 0, "owned_by": "wsstream"} for name in self._models()]
@@ -590,7 +599,7 @@ class OpenAI:
 
 async def _forget(call: Call, session_id: str) -> None:
     """What is done behind a response that was not to be stored: its session, made for it alone, is deleted."""
-    call.streams.delete_session(session_id)
+    call.streams.delete_session(session_id, lambda: None)
 
 
 def endpoints(
@@ -605,6 +614,7 @@ def endpoints(
         ("GET", "/v1/models/{model:path}"): api.model,
         ("POST", "/v1/responses"): api.create_response,
         ("GET", "/v1/responses/{response_id}"): api.get_response,
+        ("DELETE", "/v1/responses/{response_id}"): api.delete_response,
         ("POST", "/v1/responses/{response_id}/cancel"): api.cancel_response,
     }
     return [Endpoint(method, path, handle, refuse) for (method, path), handle in table.items()]

@@ -20,7 +20,6 @@ from wsstream.chunks import ChatMessage, Kind, Outcome, Receipt, Usage
 from wsstream.config import Config
 from wsstream.errors import BadRequest, MalformedMessage, RequestError
 from wsstream.messages import encode, explain
-from wsstream.said import page
 from wsstream.wires.base import StreamLike, StreamsLike
 from wsstream.wires.http import (
     STREAM_HEADERS,
@@ -352,9 +351,9 @@ class Chat:
         """``GET /api/sessions/{session_id}/messages``: what was said, page by page."""
         session_id = call.request.path_params["session_id"]
         asked = _page_asked(call)
-        messages, title = await call.streams.history(session_id)
-        messages, more = page(messages, asked.before, asked.limit)
-        return json_response({"session_id": session_id, "title": title, "messages": messages, "more": more})
+        found = await call.streams.page(session_id, asked.before, asked.limit)
+        told = {"session_id": session_id, "title": found.title, "messages": found.messages, "more": found.more}
+        return json_response(told)
 
     async def streams(self, call: Call) -> Response:
         """``GET /api/sessions/{session_id}/streams``: the answers that can be followed."""
