@@ -146,7 +146,7 @@ async def test_a_history_that_cannot_be_told(monkeypatch: pytest.MonkeyPatch) ->
         async def failing(*_: str) -> Any:
             raise errors.StoreError("The disk is gone")
 
-        monkeypatch.setattr(server.streams, "history", failing)
+        monkeypatch.setattr(server.streams, "page", failing)
         with pytest.raises(errors.RequestError) as refused:
             await client.history()
         assert refused.value.recoverable

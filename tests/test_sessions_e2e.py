@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from wsstream.chunks import ChatMessage, Finish, Kind, Usage
 from wsstream.errors import ContentFiltered
 from wsstream.messages import SessionChanged
 from wsstream.protocol import ServerProtocol
-from wsstream.stores.base import StoredMessage
+from wsstream.stores.base import StoredPage
 from wsstream.stores.database import Database
 
 
@@ -147,18 +148,18 @@ async def test_history_while_an_answer_ends(
     """An answer that ends between the reading of its message and the telling of it is told as it ended."""
     server = await serve(provider=SCRIPTED, store=store)
     read, told = asyncio.Event(), asyncio.Event()
-    ask = server.assembly.store.history
+    ask = server.assembly.store.page
 
-    async def slowly(session_id: str) -> list[StoredMessage]:
-        messages = await ask(session_id)
+    async def slowly(*asked: Any) -> StoredPage | None:
+        found = await ask(*asked)
         read.set()
         await told.wait()
-        return messages
+        return found
 
     async with connected(server) as native:
         stream_id, run = await begun(native, scripted)
         run.put("text")
-        monkeypatch.setattr(server.assembly.store, "history", slowly)
+        monkeypatch.setattr(server.assembly.store, "page", slowly)
         await native.send("get_history")
         await read.wait()
         run.finish()
