@@ -484,8 +484,8 @@ def rewind_not_acknowledged(patch: pytest.MonkeyPatch) -> None:
 def history_ignores_rewinds(patch: pytest.MonkeyPatch) -> None:
     """What was withdrawn is still part of the answer's text."""
 
-    def text_of(bodies: Any, kinds: Any) -> str:
-        return m.decode_body(b"".join(b for b, kind in zip(bodies, kinds, strict=False) if kind == Kind.TEXT))
+    def text_of(bodies: Any, kinds: Any, wanted: Kind = Kind.TEXT) -> str:
+        return m.decode_body(b"".join(b for b, kind in zip(bodies, kinds, strict=False) if kind == wanted))
 
     patch.setattr("wsstream.chunklog.text_of", text_of)
     patch.setattr("wsstream.said.text_of", text_of)
