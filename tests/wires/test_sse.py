@@ -451,7 +451,7 @@ async def test_a_mistake_of_ours_is_told_and_logged(
         raise ZeroDivisionError
 
     server = await serve()
-    for name in ("history", "get", "resume"):
+    for name in ("page", "get", "resume"):
         monkeypatch.setattr(server.streams, name, broken)
     async with browsing(server) as client:
         reply = await client.get(path)
