@@ -57,6 +57,6 @@ async def test_each_key_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_quotas_apply_unless_one_is_at_home() -> None:
     """At home only what is set counts; elsewhere what is not set has its default."""
     assert set(Quotas.of(Config(), at_home=True)) == {None}
-    assert Quotas.of(Config(), at_home=False) == (10, 60, 4, 8, 64, 16, 10, 32 * MIB, 100, 64 * MIB)
+    assert Quotas.of(Config(), at_home=False) == (10, 60, 4, 8, 64, 16, 10, 32 * MIB, 100, 60, 64 * MIB)
     assert Quotas.of(Config(max_running_per_user=7), at_home=True).running == 7
     assert Quotas.of(Config(starts_per_minute=7), at_home=False).starts == 7
