@@ -51,7 +51,7 @@ from wsstream.tally import Histogram
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 0.005
+WINDOW = 0.004
 """Seconds between the starts of commits under load."""
 
 RETRY = 0.5
