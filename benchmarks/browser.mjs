@@ -160,8 +160,11 @@ async function cuts(browser, server) {
     const before = Number((await page.locator("#f-last").textContent()).replaceAll(",", ""));
     await until(async () => await state() === "connected" && Number((await page.locator("#f-last").textContent()).replaceAll(",", "")) > before + 20, 30_000);
     cutter.cut();
-    await until(async () => await state() !== "connected");
-    await page.evaluate(() => document.getElementById("reconnect").click());
+    await until(async () => {
+      // It may be back before anybody has looked: what counts is that it has resumed.
+      if (await state() !== "connected") await page.evaluate(() => document.getElementById("reconnect").click());
+      return Number(await page.locator("#f-resumes").textContent()) >= cutter.cuts;
+    }, 30_000);
   }
   const resumes = await until(async () => Number(await page.locator("#f-resumes").textContent()));
   await finished(page, 120_000);
