@@ -82,9 +82,9 @@ Try one of these:
 - *Show me some code.*
 - *Say hello in many languages.*
 
-While I type, press **Drop my connection**: the answer goes on behind your back, and when you return you get exactly
-what you missed — no token lost, none twice. Or press **Freeze the reader** and watch the window fill: 50 chunks, and
-then I wait for you.
+While I type, look **Under the hood** and press **Drop connection**: the answer goes on behind your back, and when you
+return you get exactly what you missed — no token lost, none twice. Or press **Freeze reader** and watch the window
+fill, until I wait for you.
 """
 
 ANSWERS = [
