@@ -18,6 +18,7 @@ import json
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from array import array
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -182,7 +183,7 @@ class Run:
             self.opened = self.read_meter()
 
 
-class Stream:
+class Stream(ABC):
     """One stream over one connection; the dialects say what its messages mean."""
 
     subprotocol: str | None = None
@@ -202,11 +203,13 @@ class Stream:
         self._sent_at = time.monotonic()
         self.send(self.request())
 
+    @abstractmethod
     def request(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """What asks for the answer, in the peer's dialect."""
 
+    @abstractmethod
     def on_message(self, message: Message, now: int) -> None:
-        raise NotImplementedError
+        """Act on what came at ``now``."""
 
     def send(self, message: dict[str, Any]) -> None:
         self.connection.send_text(msgspec.json.encode(message))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sized
 from typing import Protocol
 
@@ -65,7 +66,7 @@ class Speaker(Protocol):
     def tell_session_changed(self, change: SessionChanged) -> None: ...
 
 
-class DialogueLine:
+class DialogueLine(ABC):
     """A `Line` of which everything that the registry wants to know is its dialogue's to say."""
 
     __slots__ = ("_connected_at", "_dialogue", "connection_id")
@@ -76,13 +77,13 @@ class DialogueLine:
         self._connected_at = time.time()
         self.connection_id = "c_" + secrets.token_urlsafe(16)
 
+    @abstractmethod
     def _abort(self) -> None:
         """End at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _where(self) -> str:
         """Where the client is."""
-        raise NotImplementedError
 
     def _close_code(self) -> int | None:
         """With which the WebSocket was closed, when it is."""

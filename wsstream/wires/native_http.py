@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from wsstream.config import Config
 from wsstream.errors import Capacity, CloseCode, MalformedMessage, RateLimited, UnknownStream
+from wsstream.frames import payloads
 from wsstream.messages import encode, explain
 from wsstream.rejections import Reason
 from wsstream.wires.base import StreamsLike, counted_address
@@ -118,6 +119,9 @@ class EventLine(DialogueLine, Response):
         self._out.append(b"event: close\ndata: %b\n\n" % encode({"code": int(code), "reason": reason}))
         self._end()
 
+    def _abort(self) -> None:
+        self._end()
+
     def _end(self) -> None:
         self._over = True
         self._something.set()
@@ -168,19 +172,8 @@ class EventLine(DialogueLine, Response):
 
 
 def events(frames: bytes) -> list[bytes]:
-    """The messages of text frames, which are unmasked and whole (RFC 6455, section 5.2), as server-sent events."""
-    found = []
-    at = 0
-    while at < len(frames):
-        size = frames[at + 1]
-        at += 2
-        if size > 125:
-            width = 2 if size == 126 else 8
-            size = int.from_bytes(frames[at : at + width], "big")
-            at += width
-        found.append(b"data: %b\n\n" % frames[at : at + size])
-        at += size
-    return found
+    """The messages of frames as server-sent events."""
+    return [b"data: %b\n\n" % payload for payload in payloads(frames)]
 
 
 class NativeHttp:
