@@ -827,6 +827,28 @@ def test_going_away_is_announced_once() -> None:
     assert end.state is ConnectionState.DRAINING
 
 
+def test_a_drain_before_the_hello_is_answered_closes_the_connection() -> None:
+    """Who was not let in yet is told to come back; `connection_established` is the first message, or none is."""
+    end = make()
+    end.receive_message(b'{"type":"hello"}', NOW)
+    end.go_away(5000, 250)
+    assert end.messages_to_send() == []
+    assert end.close is not None
+    assert end.close.code == CloseCode.SERVICE_RESTART
+
+
+def test_no_heartbeat_comes_before_the_answer_to_the_hello() -> None:
+    """While the gate makes up its mind nothing is sent; the heartbeats begin behind the answer."""
+    end = make(heartbeat_interval=10.0)
+    end.receive_message(b'{"type":"hello"}', NOW)
+    end.handle_timer(NOW + 1.0)
+    assert end.messages_to_send() == []
+    end.establish("con", "ses", [])
+    end.messages_to_send()
+    end.handle_timer(NOW + 11.0)
+    assert [message["type"] for message in read(end.messages_to_send())] == ["heartbeat"]
+
+
 def test_a_draining_end_refuses_new_requests() -> None:
     """While going away a request is told to try elsewhere, and the connection goes on."""
     end = make_open()
@@ -885,6 +907,8 @@ def test_heartbeats_of_those_who_came_together_do_not_stay_together() -> None:
     """A phase brings the second heartbeat forward by its share of an interval, and all later ones with it."""
     end = ServerProtocol(ServerSettings(heartbeat_interval=10.0), NOW, phase=0.7)
     say(end, type="hello")
+    end.establish("con", "ses", [])
+    end.messages_to_send()
     beats = []
     for _ in range(4):
         now = end.get_timer()

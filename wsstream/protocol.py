@@ -82,6 +82,7 @@ class ServerProtocol:
         "_budget",
         "_burst",
         "_ended",
+        "_established",
         "_events",
         "_limit_asked",
         "_malformed",
@@ -116,6 +117,7 @@ class ServerProtocol:
         """
         self._settings = settings
         self._state = ConnectionState.GREETING
+        self._established = False
         self._events: list[m.ClientMessage] = []
         self._out: list[bytes] = []
         self._windows: dict[str, SendWindow] = {}
@@ -294,8 +296,11 @@ class ServerProtocol:
         *,
         expires_in: float | None = None,
     ) -> None:
-        """Answer the hello. ``expires_in``: seconds for which its token is good."""
+        """Answer the hello. ``expires_in``: seconds for which its token is good. Until then nothing but an error is
+        sent: a client takes `connection_established` for the first message.
+        """
         s = self._settings
+        self._established = True
         self._send(
             m.ConnectionEstablished(
                 connection_id=connection_id,
@@ -454,7 +459,7 @@ class ServerProtocol:
 
     def go_away(self, deadline_ms: int, reconnect_after_ms: int) -> None:
         """Announce the end of this server: nothing new is begun from now on."""
-        if self._state is ConnectionState.GREETING:
+        if not self._established:
             self.fail(CloseCode.SERVICE_RESTART, "service restart")  # nothing was begun that could be finished
         elif self._state is ConnectionState.OPEN:
             self._step(ConnectionInput.DRAIN)
@@ -493,7 +498,8 @@ class ServerProtocol:
             self._beat_at = now
             self._next_beat = now + self._settings.heartbeat_interval * (1.0 - self._phase)
             self._phase = 0.0
-            self._send(m.Heartbeat(timestamp=now))
+            if self._established:
+                self._send(m.Heartbeat(timestamp=now))
 
     def _forgive(self, late: float, now: float) -> None:
         """This process slept: what the peer sent meanwhile is still unread, and gets a moment to be read."""
