@@ -98,14 +98,14 @@ export class Conversation {
 
   #hush() { if (this.node.lastChild?.matches(".notice")) this.node.lastChild.remove(); }
 
-  #restoreOne({ role, content, is_complete, stream_id, last_chunk_id, reasoning, tool_calls: toolCalls }, before = null) {
+  #restoreOne({ role, content, is_complete, stream_id, last_chunk_id, reasoning, tool_calls: calls }, before = null) {
     if (role === "tool") return;
     const text = plain(content);
     if (role === "user") return this.#add(this.#question(text), before);
     const answer = this.#add(this.#answer(), before);
     // One that runs is read from its start, with all it thought.
     if (last_chunk_id !== undefined) return this.#follow(answer, this.client.follow(stream_id));
-    answer.show(text, { complete: is_complete, streamId: stream_id, reasoning, toolCalls });
+    answer.show(text, { complete: is_complete, streamId: stream_id, reasoning, calls });
     if (stream_id) this.recall.watch(answer);
   }
 

@@ -1,5 +1,6 @@
 /** The messages of a conversation, as they stand on the page. */
 import { Highlighter, Renderer } from "../js/render/index.js";
+import { toolCalls } from "../js/tools.js";
 import { announce } from "./announcer.js";
 import { copy, element, say } from "./elements.js";
 import { painter, pace } from "./paint.js";
@@ -48,13 +49,13 @@ export class Answer {
   get running() { return this.stream !== null && this.outcome === null; }
 
   /** What was said before this page was here. */
-  show(text, { complete, streamId, reasoning, toolCalls = [] }) {
+  show(text, { complete, streamId, reasoning, calls = [] }) {
     this.written = text;
     this.streamId = streamId;
     this.outcome = { ok: complete };
     if (reasoning) this.#think(reasoning);
     this.#thoughts?.end();
-    this.showCalls(toolCalls);
+    this.showCalls(calls);
     this.#main.write(text);
     this.#main.end();
     if (!complete) this.#say("This answer was cut short.", "wait");
@@ -63,12 +64,12 @@ export class Answer {
 
   /** What the log knows beyond the text, where it is still kept. */
   recall(stream) {
-    const { outcome, reasoning, toolCalls } = stream;
+    const { outcome, reasoning } = stream;
     if (!ENDS.has(outcome.type)) return;
     this.outcome = outcome;
     if (reasoning) this.#think(reasoning);
     this.#thoughts?.end();
-    this.showCalls(toolCalls);
+    this.showCalls(toolCalls(stream));
     this.#sayEnd();
     painter.add(this);
   }
@@ -105,7 +106,7 @@ export class Answer {
     if (kind) came(stream, stream.lastChunkId - this.#lastChunkId);
     this.#lastChunkId = stream.lastChunkId;
     if (kind === "reasoning") this.#think(stream.reasoning);
-    if (kind === "tool_call") this.showCalls(stream.toolCalls);
+    if (kind === "tool_call") this.showCalls(toolCalls(stream));
     if (content || stream.info.received) this.#begun();
     else if (stream.info.position) this.#say(`In the queue, place ${stream.info.position}`, "wait");
     // After a lost connection what nobody saw comes again: the text is the same, so only its length counts.

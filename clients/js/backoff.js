@@ -21,13 +21,13 @@ export function isFinal(code) { return FINAL.has(code); }
 export function reconnectDelay(attempt, jitter, { code, toldMs } = {}) {
   if (toldMs !== undefined && toldMs !== null) return Math.max(0, toldMs);
   if (code === CLOSE_TIMEOUT && attempt === 0) return 0;
-  return jitter * Math.min(LIMIT_MS, FIRST_MS * 2 ** Math.min(attempt, 10));
+  return jitter * Math.min(LIMIT_MS, FIRST_MS * 2 ** attempt);
 }
 
 /** The tries since there was progress, and what the server has asked for. */
 export class Backoff {
   tries = 0;
-  /** @type {number|null} milliseconds that the server asks for, once this connection is gone */
+  /** @type {number|null|undefined} milliseconds that the server asks for, once this connection is gone */
   toldMs = null;
   /** Nobody comes back sooner, whatever wakes him up. */
   notBefore = 0;

@@ -141,9 +141,6 @@ export class StreamClient extends Emitter {
     });
   }
 
-  /** Has the session's messages come as the event `history`. */
-  askHistory() { this.#run((session) => session.askHistory()); }
-
   /**
    * The answer is the event `session_changed`, here and in all connections of that session.
    * @param {string} title

@@ -15,15 +15,15 @@ const HIDDEN_MS = 100;
  * @returns {() => void} stops drawing
  */
 export function onFrames(stream, draw) {
+  const page = globalThis.document;
   let frame = 0;
-  /** @type {ReturnType<typeof setTimeout>|undefined} */
-  let timer;
+  /** @type {any} a number in browsers, an object in Node */
+  let timer = 0;
   let drawnAt = -Infinity;
   const settle = () => {
     if (frame) cancelAnimationFrame(frame);
     clearTimeout(timer);
-    frame = 0;
-    timer = undefined;
+    frame = timer = 0;
   };
   const show = () => {
     settle();
@@ -34,14 +34,13 @@ export function onFrames(stream, draw) {
   };
   const later = () => {
     const { inFlight, window } = stream.info;
-    const hidden = globalThis.document?.hidden;
+    const hidden = page?.hidden;
     if (hidden && (performance.now() - drawnAt >= HIDDEN_MS || inFlight * 2 >= window)) return show();
     if (!hidden && "requestAnimationFrame" in globalThis) frame ||= requestAnimationFrame(show);
-    timer ??= setTimeout(show, hidden ? HIDDEN_MS : LATEST_MS);
+    timer ||= setTimeout(show, hidden ? HIDDEN_MS : LATEST_MS);
   };
-  const turned = () => { if (globalThis.document?.hidden && (frame || timer)) show(); };
+  const turned = () => { if (page?.hidden && (frame || timer)) show(); };
   const stop = stream.on("change", later);
-  const page = globalThis.document;
   page?.addEventListener("visibilitychange", turned);
   later();
   return () => {

@@ -4,6 +4,7 @@
  *   StreamClient  owns the connection and the one timer: `connect`, `chat`, `follow`, `list`, `history`, `stats`.
  *   ChatStream    one answer: iterate it, or draw it with `onFrames`.
  *   Session       the protocol: text in, text and events out; no I/O.
+ *   toolCalls     what an answer calls.
  *   http          the transport for networks that let no WebSocket through, loaded there; `sseWith` in sse_transport.js makes
  *                 one with settings.
  *
@@ -17,4 +18,5 @@ export { onFrames } from "./frames.js";
 export { StreamRecord } from "./record.js";
 export { Session } from "./session.js";
 export { ChatStream } from "./stream.js";
+export { toolCalls } from "./tools.js";
 export { http, SUBPROTOCOL, webSocket } from "./transport.js";

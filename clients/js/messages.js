@@ -22,6 +22,7 @@ const text = perhaps(isText);
 const id = perhaps(isId);
 const number = perhaps(isNumber);
 const flag = perhaps(isFlag);
+const failure = { error_type: isText, message: isText, retry_after: number, recoverable: flag };
 
 /** @type {Record<string, Record<string, (value: unknown) => boolean>>} */
 const FIELDS = {
@@ -38,12 +39,12 @@ const FIELDS = {
   stream_status: { ...named, status: isText },
   stream_resumed: { ...named, last_chunk_id: isId, epoch: text, window: id },
   stream_complete: { ...named, final_chunk_id: isId, finish_reason: isText },
-  stream_error: { ...named, error_type: isText, message: isText, recoverable: flag, last_chunk_id: isId, retry_after: number },
+  stream_error: { ...named, ...failure, last_chunk_id: isId },
   stream_list: { streams: isInfos },
-  history: { session_id: isText, messages: Array.isArray, title: text },
+  history: { session_id: isText, title: text, messages: Array.isArray },
   session_changed: { session_id: isText, title: text, deleted: flag, stream_id: text },
   going_away: { reconnect_after_ms: isId },
-  error: { error_type: isText, message: isText, recoverable: flag, retry_after: number, request_id: text, stream_id: text },
+  error: { ...failure, request_id: text, stream_id: text },
   heartbeat: {},
   heartbeat_ack: {},
 };
@@ -64,16 +65,9 @@ export function decode(text) {
   return { message: known || (!shape && isText(message?.type)) ? message : null, known };
 }
 
+const encoder = new TextEncoder();
 /** @param {string} text bytes it takes in UTF-8 */
-export function utf8Length(text) {
-  let length = text.length;
-  for (let i = 0; i < text.length; i += 1) {
-    const code = text.charCodeAt(i);
-    if (code > 0x7f) length += code > 0x7ff && (code < 0xd800 || code > 0xdfff) ? 2 : 1;
-  }
-  return length;
-}
-
+export const utf8Length = (text) => encoder.encode(text).length;
 /**
  * A message as JSON. Half of a surrogate pair, as a text has it that was cut in the middle of an emoji, is no text for the
  * server, which would close the connection: it becomes a replacement character.

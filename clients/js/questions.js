@@ -27,7 +27,7 @@ export class Questions {
    * @param {boolean} connected
    */
   add(question, connected) {
-    if (this.count >= MAX_QUESTIONS) return question.settle(refusal("rate_limit", "Too many questions at once."));
+    if (this.count >= MAX_QUESTIONS) return question.settle(refusal("rate_limit", "Too many questions."));
     if (this.#waiting.push(question) === 1 && connected) this.ask();
   }
 

@@ -2,6 +2,7 @@
 import { useEffect, useMemo, useRef, useSyncExternalStore } from "react";
 import { StreamClient } from "./client.js";
 import { onFrames } from "./frames.js";
+import { toolCalls } from "./tools.js";
 
 /** @typedef {import("./stream.js").ChatStream} ChatStream */
 /** @typedef {import("./client.js").ClientOptions} ClientOptions */
@@ -174,7 +175,7 @@ export class ChatStore {
    * @param {string} id
    */
   #draw(stream, id) {
-    this.#change(id, { content: stream.text, reasoning: stream.reasoning, toolCalls: stream.toolCalls, streamId: stream.id });
+    this.#change(id, { content: stream.text, reasoning: stream.reasoning, toolCalls: toolCalls(stream), streamId: stream.id });
   }
 
   /**

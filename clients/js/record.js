@@ -122,10 +122,10 @@ export class StreamRecord {
   }
 
   /**
-   * Ends of the pieces between what is rendered and `upTo`.
-   * @param {number} upTo
+   * The end of the last piece that lies before a chunk or ends with it.
+   * @param {number} chunkId
    */
-  ends(upTo) { return this.#waiting().map((piece) => piece.last).filter((last) => last <= upTo); }
+  lastEnd(chunkId) { return this.#pieces[this.#firstBehind("last", chunkId) - 1]?.last ?? 0; }
 
   /** @param {number} upTo */
   renderedTo(upTo) {

@@ -125,7 +125,7 @@ export class Session {
    * @param {number} now
    * @param {{reason?: string, retryAfterMs?: number|null}} [why]
    */
-  disconnected(code, now, { reason = "", retryAfterMs = null } = {}) {
+  disconnected(code, now, { reason = "", retryAfterMs } = {}) {
     if (!this.#linked) return;
     const established = this.state === "connected";
     this.#streams.lost();
@@ -274,10 +274,10 @@ export class Session {
       case "heartbeat_ack": return this.#heartbeat.answered(message, now);
       case "stream_list":
       case "history": return this.#questions.answer(message);
-      case "going_away": this.#backoff.toldMs = message.reconnect_after_ms; return this.#out.emit("going_away", { message });
-      case "token_renewed": this.#renewal.succeeded(message, now);
+      case "token_renewed": this.#renewal.succeeded(message, now); return this.#tell(message);
+      case "going_away": this.#backoff.toldMs = message.reconnect_after_ms;
       // falls through
-      case "session_changed": return this.#out.emit(message.type, { message });
+      case "session_changed": return this.#tell(message);
       case "error": return this.#error(message, now);
     }
     this.#streams.receive(message, now);
@@ -314,14 +314,16 @@ export class Session {
    */
   #error(message, now) {
     if (!message.request_id && !message.stream_id) {
-      const refused = this.#renewal.pending && ["unauthorized", "forbidden"].includes(message.error_type);
-      if (refused) this.#renewal.failed(now);
+      if (this.#renewal.pending && ["unauthorized", "forbidden"].includes(message.error_type)) this.#renewal.failed(now);
       else if (this.#questions.count) return this.#questions.answer(message);
     }
     if (this.#streams.find(message)) return this.#streams.receive(message, now);
     if (message.retry_after) this.#backoff.notBefore = now + message.retry_after * 1000;
-    this.#out.emit("error", { message });
+    this.#tell(message);
   }
+
+  /** @param {Message} message one that the application reads as it is */
+  #tell(message) { this.#out.emit(message.type, { message }); }
 
   // -- losing and finding
 

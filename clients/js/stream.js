@@ -32,8 +32,6 @@ export class ChatStream extends Emitter {
   /** All text so far, without what was withdrawn. */
   get text() { return this.info.text; }
   get reasoning() { return this.info.textOf("reasoning"); }
-  /** The tool calls so far; `arguments` is JSON once all of it has come. @returns {{index: number, id: string, name: string, arguments?: string}[]} */
-  get toolCalls() { return calls(this.info.textOf("tool_call")); }
   get data() { return this.info.textOf("data"); }
   get lastChunkId() { return this.info.received; }
   /** @returns {Outcome|null} null while it runs */
@@ -83,18 +81,3 @@ export class ChatStream extends Emitter {
   }
 }
 
-/**
- * docs/protocol.md, "Tool calls".
- * @param {string} text lines of JSON; the last may not be complete yet
- */
-function calls(text) {
-  const made = new Map();
-  for (const line of text.split("\n")) {
-    let part;
-    try { part = JSON.parse(line); } catch { continue; }
-    const known = made.get(part?.index);
-    if (known) known.arguments = (known.arguments ?? "") + (part.arguments ?? "");
-    else if (part instanceof Object) made.set(part.index ?? part, part);
-  }
-  return [...made.values()];
-}

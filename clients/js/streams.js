@@ -29,7 +29,7 @@ export class Streams {
    * @param {import("./backoff.js").Backoff} backoff begins anew when a chunk has come
    * @param {import("./session.js").SessionOptions} options
    */
-  constructor(out, backoff, { maxBufferedPieces = 4096, maxBufferedBytes = 16 * 1024 * 1024 }) {
+  constructor(out, backoff, { maxBufferedPieces = 4096, maxBufferedBytes = 2 ** 24 }) {
     this.#out = out;
     this.#maxPieces = maxBufferedPieces;
     this.#maxBytes = maxBufferedBytes;
@@ -113,7 +113,7 @@ export class Streams {
    * @param {number} now
    */
   rendered(stream, chunkId, now) {
-    const upTo = chunkId < stream.received ? stream.ends(chunkId).at(-1) ?? 0 : stream.received;
+    const upTo = stream.lastEnd(chunkId);
     if (upTo <= stream.rendered) return;
     stream.renderedTo(upTo);
     if (stream.link !== "live") return this.#attach(stream);
@@ -323,7 +323,7 @@ export class Streams {
 
   /** @param {StreamRecord} stream */
   #add(stream) {
-    if (this.all.size >= MAX_STREAMS) throw new RangeError("Too many streams at once.");
+    if (this.all.size >= MAX_STREAMS) throw new RangeError("Too many streams.");
     this.all.add(stream);
     if (this.over) this.#end(stream, failed("interrupted", this.over));
     else this.#attach(stream);

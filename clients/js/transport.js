@@ -42,13 +42,13 @@ export class TransportList {
    * @param {number} tries
    */
   constructor(factories, tries) {
-    if (!factories.length) throw new TypeError("No transport.");
+    if (!factories.length) throw new RangeError("No transport.");
     this.factories = factories;
     this.tries = tries;
   }
 
   get current() { return this.factories[this.#at]; }
-  get label() { return this.current.label || this.current.name || "custom"; }
+  get label() { return this.current.label ?? "custom"; }
 
   established() { this.#proven = true; }
 

@@ -11,7 +11,7 @@ import { build } from "esbuild";
 
 const HERE = fileURLToPath(new URL("..", import.meta.url));
 const CORE = 'export { StreamClient, onFrames } from "./index.js";';
-const LIMIT = 9 * 1024;
+const LIMIT = 9000;
 
 /** Bytes of what a page would load at once, minified and gzipped; with `whole`, also of what it loads only where it must. */
 async function sizeOf(contents, { external = [], whole = false } = {}) {

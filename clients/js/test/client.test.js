@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { beforeEach, describe, test } from "node:test";
-import { onFrames, StreamClient, webSocket } from "../index.js";
+import { onFrames, StreamClient, toolCalls, webSocket } from "../index.js";
 import { Clock, installPage, settled, Socket } from "./clock.js";
 
 const clock = new Clock().install();
@@ -196,20 +196,20 @@ describe("one answer", () => {
     const { stream, socket } = streaming();
     const says = (chunk_id, ...lines) => socket.says({ type: "content_chunk", stream_id: "st1", chunk_id, content: lines.map((line) => `${JSON.stringify(line)}\n`).join(""), kind: "tool_call" });
     says(1, { index: 0, id: "a", name: "f" }, { index: 0, arguments: '{"x"' });
-    assert.deepEqual(stream.toolCalls, [{ index: 0, id: "a", name: "f", arguments: '{"x"' }]);
+    assert.deepEqual(toolCalls(stream), [{ index: 0, id: "a", name: "f", arguments: '{"x"' }]);
     says(2, { index: 1, id: "b", name: "g" }, { index: 0, arguments: ":1}" }, null, 7);
-    assert.deepEqual(stream.toolCalls, [{ index: 0, id: "a", name: "f", arguments: '{"x":1}' }, { index: 1, id: "b", name: "g" }]);
+    assert.deepEqual(toolCalls(stream), [{ index: 0, id: "a", name: "f", arguments: '{"x":1}' }, { index: 1, id: "b", name: "g" }]);
   });
 
   test("Every kind is kept for itself; a line that is not complete waits.", () => {
     const { stream, socket } = streaming();
     const call = (chunk_id, content) => socket.says({ type: "content_chunk", stream_id: "st1", chunk_id, content, kind: "tool_call" });
     call(1, '{"name":');
-    assert.deepEqual(stream.toolCalls, []);
+    assert.deepEqual(toolCalls(stream), []);
     call(2, '"f"}\n{"name":"g"}\n{"na');
     socket.chunks(3, 3, { kind: "reasoning" });
     socket.chunks(4, 4, { kind: "data" });
-    assert.deepEqual(stream.toolCalls, [{ name: "f" }, { name: "g" }]);
+    assert.deepEqual(toolCalls(stream), [{ name: "f" }, { name: "g" }]);
     assert.deepEqual([stream.text, stream.reasoning, stream.data], ["", "3 ", "4 "]);
   });
 

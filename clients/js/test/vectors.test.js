@@ -66,7 +66,8 @@ class Player {
   /** Piece by piece, as a reader does who shows each before he looks at the next. */
   do_render(name, { up_to = Infinity }) {
     const stream = this.streams.get(name);
-    for (const end of stream.ends(up_to)) this.session.rendered(stream, end, this.now);
+    const last = Math.min(up_to, stream.received);
+    for (let id = stream.rendered + 1; id <= last; id += 1) if (stream.lastEnd(id) === id) this.session.rendered(stream, id, this.now);
   }
   do_cancel(name) { this.session.cancel(this.streams.get(name)); }
   do_history(sessionId, { before, limit }) { this.session.askHistory(sessionId ?? undefined, () => { this.answers += 1; }, { before, limit }); }

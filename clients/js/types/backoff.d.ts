@@ -17,8 +17,8 @@ export declare function reconnectDelay(attempt: number, jitter: number, { code, 
 export declare class Backoff {
     #private;
     tries: number;
-    /** @type {number|null} milliseconds that the server asks for, once this connection is gone */
-    toldMs: number | null;
+    /** @type {number|null|undefined} milliseconds that the server asks for, once this connection is gone */
+    toldMs: number | null | undefined;
     /** Nobody comes back sooner, whatever wakes him up. */
     notBefore: number;
     /** @param {() => number} random in [0, 1), for the jitter */

@@ -121,8 +121,6 @@ export declare class StreamClient extends Emitter {
         before?: string;
         limit?: number;
     }): Promise<Message>;
-    /** Has the session's messages come as the event `history`. */
-    askHistory(): void;
     /**
      * The answer is the event `session_changed`, here and in all connections of that session.
      * @param {string} title

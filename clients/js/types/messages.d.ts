@@ -13,7 +13,7 @@ export declare function decode(text: string): {
     known: boolean;
 };
 /** @param {string} text bytes it takes in UTF-8 */
-export declare function utf8Length(text: string): number;
+export declare const utf8Length: (text: string) => number;
 /**
  * A message as JSON. Half of a surrogate pair, as a text has it that was cut in the middle of an emoji, is no text for the
  * server, which would close the connection: it becomes a replacement character.

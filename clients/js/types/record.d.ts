@@ -99,10 +99,10 @@ export declare class StreamRecord {
      */
     append(first: number, last: number, kind: string, content: string): void;
     /**
-     * Ends of the pieces between what is rendered and `upTo`.
-     * @param {number} upTo
+     * The end of the last piece that lies before a chunk or ends with it.
+     * @param {number} chunkId
      */
-    ends(upTo: number): number[];
+    lastEnd(chunkId: number): number;
     /** @param {number} upTo */
     renderedTo(upTo: number): void;
     /**

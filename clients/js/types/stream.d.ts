@@ -28,13 +28,6 @@ export declare class ChatStream extends Emitter {
     /** All text so far, without what was withdrawn. */
     get text(): string;
     get reasoning(): string;
-    /** The tool calls so far; `arguments` is JSON once all of it has come. @returns {{index: number, id: string, name: string, arguments?: string}[]} */
-    get toolCalls(): {
-        index: number;
-        id: string;
-        name: string;
-        arguments?: string;
-    }[];
     get data(): string;
     get lastChunkId(): number;
     /** @returns {Outcome|null} null while it runs */
