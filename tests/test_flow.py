@@ -68,9 +68,15 @@ def test_the_next_chunk_goes_only_where_it_would_be_granted(
     totals, tail = _totals(sizes), len(sizes)
     short, long = SendWindow(limit, limit_bytes), SendWindow(limit, limit_bytes)
     short.sent = long.sent = data.draw(st.integers(0, tail))
-    short.acked = long.acked = data.draw(st.integers(0, short.sent))
-    before, granted = short.sent, long.grant(tail, totals)
-    if short.send_next(tail, totals):
+    before = short.sent
+    short.acked = data.draw(st.integers(0, before))
+    short.send_next(
+        tail, totals[tail], totals
+    )  # what it learns by this of its limits must still be right behind an ack
+    short.sent = before
+    short.acked = long.acked = data.draw(st.integers(short.acked, before))
+    granted = long.grant(tail, totals)
+    if short.send_next(tail, totals[tail], totals):
         assert (short.sent, short.sent - before, short.limited) == (granted, 1, long.limited)
     else:
         assert short.sent == before

@@ -190,6 +190,7 @@ class ChunkLog:
         "on_stop",
         "outcome",
         "paused",
+        "sole",
         "state",
         "stop_at",
         "stream_id",
@@ -230,6 +231,8 @@ class ChunkLog:
         self.weight = 0
         """Bytes appended: the last of `totals`."""
         self.attachments: list[Attachment] = []
+        self.sole: Attachment | None = None
+        """The one of `attachments`, where there is just one."""
         self.wire_cache: dict[type, Any] = {}
         """What a wire derives once from this log for all its viewers."""
         self.loaded = True
@@ -253,7 +256,7 @@ class ChunkLog:
         self._overhead = overhead
         # All bodies, end to end: an object for each would take four times their size. Where they begin is in `totals`.
         self._data = bytearray()
-        self._kinds = bytearray()
+        self._kinds = bytearray()  # empty as long as all is text
         self._newest = b""  # the body of the last chunk that came alone: whoever keeps up asks for it at once
         self._newest_id = 0
         self._room: asyncio.Future[None] | None = None
@@ -268,7 +271,7 @@ class ChunkLog:
 
     def __len__(self) -> int:
         """Chunks appended, seen or not."""
-        return len(self._kinds)
+        return len(self.totals) - 1
 
     @property
     def ending(self) -> bool:
@@ -286,27 +289,31 @@ class ChunkLog:
         bodies = [encode(delta.content)[1:-1] for delta in deltas]
         self.append_bodies(bodies, bytes([delta.kind for delta in deltas]))
 
-    def append_one(self, delta: Delta) -> None:
-        """As `append`, of one delta: nearly every token comes alone, and every list built for it is felt."""
+    def append_one(self, delta: Delta) -> bool:
+        """As `append`, of one delta, and `has_room` behind it: nearly every token comes alone, and each list built for
+        it, each call and each further place in memory is felt.
+        """
         if self._broken:
-            return
+            return self.has_room()
         self._newest = body = encode(delta.content)[1:-1]
         self._data += body
         totals = self.totals
         self.weight = weight = self.weight + len(body) + self._overhead
         totals.append(weight)
-        self._kinds.append(delta.kind)
         self._newest_id = last = len(totals) - 1
+        if delta.kind or self._kinds:
+            self._note_kinds(last - 1, _KINDS[delta.kind])
         if self._durable:
             self._store.append(self.stream_id, last, [body], _KINDS[delta.kind], self._on_committed)
         else:
             self._on_committed(last)  # there is nothing to wait for
+        return (last < self._room_until and weight < self._weight_until) or self.has_room()
 
     def append_bodies(self, bodies: list[bytes], kinds: bytes) -> None:
         """As `append`, for contents that are escaped already."""
         if self._broken:
             return
-        first = len(self._kinds) + 1
+        first = len(self.totals)
         data = self._data
         totals = self.totals
         total = self.weight
@@ -315,8 +322,15 @@ class ChunkLog:
             total += len(body) + self._overhead
             totals.append(total)
         self.weight = total
-        self._kinds += kinds
+        if self._kinds or any(kinds):
+            self._note_kinds(first - 1, kinds)
         self._store.append(self.stream_id, first, bodies, kinds, self._on_committed)
+
+    def _note_kinds(self, before: int, kinds: bytes) -> None:
+        """The kinds of the chunks behind ``before``, not all of which are text."""
+        if not self._kinds:
+            self._kinds = bytearray(before)
+        self._kinds += kinds
 
     def rewind(self, to_chunk_id: int, reason: str) -> None:
         """Withdraw what came behind ``to_chunk_id``. It stays in the log, and a chunk behind it says so."""
@@ -330,11 +344,19 @@ class ChunkLog:
         self.tail = last
         if self._room is not None:
             self.on_floor_moved()
+        sole = self.sole
+        if sole is None:
+            self._push_all()
+        elif sole.waiting:  # as `rouse`, without the call: this runs for every token
+            sole.waiting = False
+            push = sole.push  # by a name: Python looks for a method first where a slot is called
+            push(sole)
+
+    def _push_all(self) -> None:
         for attachment in self.attachments:
-            if attachment.waiting:  # as `rouse`, without the call: this runs for every token
+            if attachment.waiting:
                 attachment.waiting = False
-                push = attachment.push  # by a name: Python looks for a method first where a slot is called
-                push(attachment)
+                attachment.push(attachment)
 
     def finish(self, outcome: Outcome) -> None:
         """End the log. The first outcome stands; later ones are ignored."""
@@ -351,7 +373,7 @@ class ChunkLog:
         if self.on_ending is not None:
             self.on_ending(outcome)
         # Its own buffers, which nothing changes any more: a copy of every log that ends would be felt.
-        self._store.finish(self.stream_id, outcome, self._whole(len(self)), bytes(self._kinds), self._on_finished)
+        self._store.finish(self.stream_id, outcome, self._whole(len(self)), bytes(self._all_kinds()), self._on_finished)
 
     def on_store_failed(self, outcome: Callable[[int], Outcome]) -> None:
         """The store has lost a write: what it does not have, nobody has seen, and it is as if it had never been.
@@ -405,7 +427,7 @@ class ChunkLog:
         """The chunks, as the store has them."""
         whole = Bodies.of(bodies)
         self._data = bytearray(whole.data)
-        self._kinds = bytearray(kinds)
+        self._kinds = bytearray(kinds if any(kinds) else b"")
         more = self._overhead - whole.overhead
         self.totals = array("Q", map(add, whole.totals, count(0, more))) if more else whole.totals
         self.weight = self.totals[-1]
@@ -444,10 +466,10 @@ class ChunkLog:
         return self._said(len(self))
 
     def _said(self, last: int) -> Said:
-        return said_of(self._whole(last), self._kinds) if any(self._kinds) else Said(self._text(last))
+        return said_of(self._whole(last), self._kinds) if self._kinds else Said(self._text(last))
 
     def _text(self, last: int) -> str:
-        if not any(self._kinds):
+        if not self._kinds:
             return decode_body(self.joined(1, last))
         return text_of(self._whole(last), self._kinds)
 
@@ -458,14 +480,18 @@ class ChunkLog:
 
     def holds(self, *kinds: Kind) -> bool:
         """Whether a chunk of one of these kinds was appended."""
-        return any(kind in self._kinds for kind in kinds)
+        there = self._all_kinds()
+        return any(kind in there for kind in kinds)
 
     def parts(self) -> list[tuple[int, str]]:
         """The text that stands, with what is not committed yet: the ids of its chunks and what they hold."""
         return [(chunk_id, decode_body(body)) for chunk_id, body in self._standing()]
 
     def _standing(self) -> list[tuple[int, bytes]]:
-        return standing(self._whole(len(self)), self._kinds)
+        return standing(self._whole(len(self)), self._all_kinds())
+
+    def _all_kinds(self) -> bytearray:
+        return self._kinds or bytearray(len(self))
 
     def _end(self, chunk_id: int) -> int:
         """Where the body of a chunk ends in the data."""
@@ -482,15 +508,18 @@ class ChunkLog:
 
     def kinds(self, first: int, last: int) -> bytearray:
         """Their kinds."""
-        return self._kinds[first - 1 : last]
+        if self._kinds:
+            return self._kinds[first - 1 : last]
+        return bytearray(max(0, min(last, len(self)) - first + 1))
 
     def entry(self, chunk_id: int) -> tuple[bytes, int]:
         """One body and its kind."""
+        kind = self._kinds[chunk_id - 1] if self._kinds else Kind.TEXT
         if chunk_id == self._newest_id:
-            return self._newest, self._kinds[chunk_id - 1]
+            return self._newest, kind
         end = self.totals[chunk_id] - chunk_id * self._overhead
         start = self.totals[chunk_id - 1] - (chunk_id - 1) * self._overhead
-        return bytes(self._data[start:end]), self._kinds[chunk_id - 1]
+        return bytes(self._data[start:end]), kind
 
     def size(self, first: int, last: int) -> int:
         """Bytes of their bodies alone."""
@@ -536,6 +565,7 @@ class ChunkLog:
         """A new viewer, from behind ``window.sent``."""
         attachment = Attachment(self, window, wake)
         self.attachments.append(attachment)
+        self.sole = attachment if len(self.attachments) == 1 else None
         self._room_until = min(self._room_until, window.acked + self.high)
         self._weight_until = min(self._weight_until, self.totals[window.acked] + self._high_bytes)
         self.stop_at = None
@@ -548,6 +578,7 @@ class ChunkLog:
         if attachment not in self.attachments:
             return
         self.attachments.remove(attachment)
+        self.sole = self.attachments[0] if len(self.attachments) == 1 else None
         self._delivered = max(self._delivered, attachment.window.acked)
         self._reached = max(self._reached, attachment.window.sent)
         self.on_floor_moved()
@@ -576,7 +607,7 @@ class ChunkLog:
 
     def has_room(self) -> bool:
         """Whether the producer may read on. O(1) but for every ``high``-th chunk or so."""
-        size = len(self._kinds)
+        size = len(self.totals) - 1
         if size < self._room_until and self.weight < self._weight_until:
             return True
         if self.paused:

@@ -27,7 +27,7 @@ from wsstream.errors import AckOutOfRange
 class SendWindow:
     """What one attachment has sent and not yet seen acknowledged."""
 
-    __slots__ = ("acked", "known", "limit", "limit_bytes", "limited", "sent")
+    __slots__ = ("_sure", "acked", "known", "limit", "limit_bytes", "limited", "sent")
 
     def __init__(self, limit: int, limit_bytes: int, start: int = 0) -> None:
         """A window of ``limit`` chunks and ``limit_bytes`` bytes whose receiver already has chunks 1 … ``start``."""
@@ -39,6 +39,8 @@ class SendWindow:
         """The last chunk that this receiver was sent by an earlier window: an ack of it may still be under way. It
         counts, so ``acked`` may be ahead of ``sent`` for a while.
         """
+        self._sure = 0
+        """Up to this size of all chunks the byte limit surely has room: acks only move it on."""
         self.limited = False
         """Whether the last `grant` left chunks behind: then it is the window, not the producer, that is waited for."""
 
@@ -62,15 +64,19 @@ class SendWindow:
         self.limited = last < tail
         return last if last > self.sent else self.sent
 
-    def send_next(self, tail: int, totals: Sequence[int]) -> bool:
+    def send_next(self, tail: int, size: int, totals: Sequence[int]) -> bool:
         """Count ``tail`` as sent, if it is the next chunk and both limits have room for it; else change nothing.
 
         What `grant` comes to for nearly every token, in half its steps. A viewer that is behind, or a chunk larger than
-        the byte limit, is left to `grant`.
+        the byte limit, is left to `grant`. ``size`` is that of all chunks: ``totals[tail]``, or more where there are
+        chunks that may not be sent yet.
         """
-        acked = self.acked
-        if self.sent + 1 != tail or tail > acked + self.limit or totals[tail] > totals[acked] + self.limit_bytes:
+        if self.sent + 1 != tail or tail > self.acked + self.limit:
             return False
+        if size > self._sure:
+            self._sure = totals[self.acked] + self.limit_bytes
+            if size > self._sure:
+                return False
         self.sent = tail
         self.limited = False
         return True

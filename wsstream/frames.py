@@ -67,7 +67,7 @@ class FrameBook:
 
     def span(self, first: int, last: int, *, batch: bool) -> bytes:
         """The frames of the chunks ``first`` … ``last``: one each, or merged where the viewer takes batches."""
-        if len(self._log.attachments) == 1:
+        if self._log.sole is not None:
             return self._make(first, last, batch)
         key = (first, last, batch)
         if key != self._made_for:
@@ -78,7 +78,7 @@ class FrameBook:
     def one(self, chunk_id: int) -> bytes:
         """The frame of one chunk: the way of nearly every token."""
         log = self._log
-        if len(log.attachments) != 1:
+        if log.sole is None:
             return self.span(chunk_id, chunk_id, batch=False)
         body, kind = log.entry(chunk_id)
         payload = self._writer.chunk(chunk_id, body, kind)

@@ -123,9 +123,12 @@ class Intake:
         if self._stages is None:
             try:
                 if alone:
-                    log.append_one(deltas[0])
-                else:
-                    log.append(deltas)
+                    room = log.append_one(deltas[0])
+                    self._unchecked += 1
+                    if self._unchecked == CHECK_EVERY:
+                        self._check_limits()
+                    return room
+                log.append(deltas)
             except UnicodeEncodeError:
                 self._stages = _Stages(log, None, None)
                 self._stages.feed(deltas, now)

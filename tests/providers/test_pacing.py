@@ -28,7 +28,7 @@ def test_everybody_is_called_in_time(delays: list[float]) -> None:
         ticker, now = Ticker(), time.monotonic()
         called: list[tuple[float, float]] = []
         for delay in delays:
-            ticker.call_at(now + delay, lambda delay=delay: called.append((delay, time.monotonic() - now)))  # type: ignore[misc]
+            ticker.call_at(now + delay, lambda at, delay=delay: called.append((delay, at - now)))  # type: ignore[misc]
         await asyncio.sleep(1)
         slots = [int((now + delay) * SLOTS) for delay, _ in called]  # within a slot the order is nobody's concern
         assert slots == sorted(slots)
@@ -43,7 +43,7 @@ async def test_one_timer_for_all() -> None:
     """However many wait, the loop holds one timer, and none when nobody waits."""
     ticker, now = Ticker(), time.monotonic()
     for n in range(100):
-        ticker.call_at(now + 1 - n / 1000, lambda: None)
+        ticker.call_at(now + 1 - n / 1000, lambda _: None)
     assert live_timers() == 1
     await asyncio.sleep(2)
     assert live_timers() == 0
@@ -56,13 +56,13 @@ async def test_asking_again_from_within() -> None:
     beats: list[float] = []
     other: list[float] = []
 
-    def beat() -> None:
-        beats.append(time.monotonic() - now)
+    def beat(at: float) -> None:
+        beats.append(at - now)
         if len(beats) < 100:
             ticker.call_at(now + len(beats) / 100, beat)
 
     ticker.call_at(now, beat)
-    ticker.call_at(now + 0.505, lambda: other.append(time.monotonic() - now))
+    ticker.call_at(now + 0.505, lambda at: other.append(at - now))
     await asyncio.sleep(2)
     assert all(-LATE <= at - n / 100 <= LATE for n, at in enumerate(beats))
     assert len(beats) == 100
@@ -78,14 +78,14 @@ async def test_a_broken_callback_stops_nobody_else() -> None:
     called: list[str] = []
     error = RuntimeError("a bug")
 
-    def fail() -> None:
+    def fail(_: float) -> None:
         raise error
 
     ticker.call_at(now + 1, fail)
-    ticker.call_at(now + 1, lambda: called.append("same moment"))
-    ticker.call_at(now + 2, lambda: called.append("later"))
+    ticker.call_at(now + 1, lambda _: called.append("same moment"))
+    ticker.call_at(now + 2, lambda _: called.append("later"))
     await asyncio.sleep(3)
-    ticker.call_at(now + 4, lambda: called.append("afterwards"))
+    ticker.call_at(now + 4, lambda _: called.append("afterwards"))
     await asyncio.sleep(3)
     assert heard == [error]
     assert called == ["same moment", "later", "afterwards"]
@@ -96,7 +96,7 @@ async def test_a_closed_clock_calls_nobody() -> None:
     """After the close nobody is called, and closing again is fine."""
     ticker, now = Ticker(), time.monotonic()
     called: list[int] = []
-    ticker.call_at(now + 1, lambda: called.append(1))
+    ticker.call_at(now + 1, lambda _: called.append(1))
     ticker.close()
     ticker.close()
     await asyncio.sleep(3)

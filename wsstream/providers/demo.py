@@ -107,15 +107,15 @@ class _Paced:
         """Put tokens until all are put (False) or there is no room for more (True)."""
         self._resting = asyncio.get_running_loop().create_future()
         self._start = max(self._start, time.monotonic() - self._made / self._rate)  # waiting was no debt
-        self._beat()
+        self._beat(time.monotonic())
         return await self._resting
 
-    def _beat(self) -> None:
+    def _beat(self, now: float) -> None:
         resting = self._resting
         if resting is None or resting.done():
             return
         made = self._made
-        due = min(self._count, int((time.monotonic() - self._start) * self._rate + 1e-6) + 1)
+        due = min(self._count, int((now - self._start) * self._rate + 1e-6) + 1)
         if due > made:
             self._made = due
             room = self._sink.put(self._make(made, due))

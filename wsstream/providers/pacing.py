@@ -22,13 +22,13 @@ class Ticker:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._slots: dict[int, list[Callable[[], None]]] = {}
+        self._slots: dict[int, list[Callable[[float], None]]] = {}
         self._next = NEVER
         """The first slot that somebody waits in, as far as the timer knows."""
         self._timer: asyncio.TimerHandle | None = None
 
-    def call_at(self, when: float, callback: Callable[[], None]) -> None:
-        """Call ``callback`` at ``when`` (of ``time.monotonic()``), or up to a millisecond later."""
+    def call_at(self, when: float, callback: Callable[[float], None]) -> None:
+        """Call ``callback`` with the time, at ``when`` (of ``time.monotonic()``) or up to a millisecond later."""
         slot = int(when * SLOTS) + 1
         waiting = self._slots.get(slot)
         if waiting is not None:
@@ -45,18 +45,19 @@ class Ticker:
         self._timer = self._loop.call_at(slot / SLOTS, self._tick)
 
     def _tick(self) -> None:
-        now = int(time.monotonic() * SLOTS + 0.01)  # the timer may be a rounding error early
+        now = time.monotonic()
+        due = int(now * SLOTS + 0.01)  # the timer may be a rounding error early
         self._timer = None
         self._next = 0  # nobody who asks meanwhile needs to arm a timer: it is done below
-        for slot in sorted([slot for slot in self._slots if slot <= now]):
+        for slot in sorted([slot for slot in self._slots if slot <= due]):
             for callback in self._slots.pop(slot):
                 try:
-                    callback()
+                    callback(now)
                 except Exception as error:  # noqa: BLE001 - one answer's mistake must not stop the clock for all
                     self._loop.call_exception_handler({"message": "a paced answer failed", "exception": error})
         self._next = NEVER
         if self._slots:
-            self._arm(max(min(self._slots), now + 1))
+            self._arm(max(min(self._slots), due + 1))
 
     def close(self) -> None:
         """Stop. Whoever still waits is not called."""

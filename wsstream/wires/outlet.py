@@ -151,7 +151,7 @@ class Outlet:
 
     def _push(self, attachment: Attachment) -> None:
         log = attachment.log
-        if not self.measuring and attachment.window.send_next(log.tail, log.totals):
+        if not self.measuring and attachment.window.send_next(log.tail, log.weight, log.totals):
             attachment.waiting = True
             part = attachment.frames.one(log.tail)
         else:
