@@ -66,7 +66,7 @@ class Timed(Protocol):
     slot: int
 
     def on_timer(self, now: float) -> None:
-        """It is that time, or up to `TimerWheel.RESOLUTION` later."""
+        """It is that time, or up to `TimerWheel.LATE` later."""
 
     def on_broken(self) -> None:
         """Its own code failed, and the failure is logged: end it, others go on."""
@@ -79,7 +79,11 @@ class TimerWheel:
     timer object; see Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", SOSP 1987.
     """
 
-    RESOLUTION = 0.1
+    RESOLUTION = 0.02
+    """Seconds. Who is called in one slot is called in a row, which those with tokens wait for."""
+    EARLY = 0.001
+    """Seconds by which the loop's timers, which count milliseconds, may come early."""
+    LATE = RESOLUTION + EARLY
 
     __slots__ = ("_loop", "_slots", "_timer")
 
@@ -91,7 +95,7 @@ class TimerWheel:
     def schedule(self, member: Timed, when: float) -> None:
         """Call ``member.on_timer`` at ``when``, once. A member has one deadline; a new one replaces it."""
         self.remove(member)
-        slot = int(when / self.RESOLUTION) + 1
+        slot = int((when + self.EARLY) / self.RESOLUTION) + 1
         member.slot = slot
         self._slots.setdefault(slot, set()).add(member)
         if self._timer is None or slot < self._timer[0]:
@@ -112,7 +116,8 @@ class TimerWheel:
     def _run(self) -> None:
         self._timer = None
         now = time.monotonic()  # not the loop's own clock, which uvloop reads once per turn
-        for slot in sorted(slot for slot in self._slots if slot * self.RESOLUTION <= now):
+        due = (now + self.EARLY) / self.RESOLUTION
+        for slot in sorted(slot for slot in self._slots if slot <= due):
             for member in self._slots.pop(slot, ()):
                 if member.slot != slot:
                     continue  # another one that was called just now has removed it, or given it a new time
