@@ -17,8 +17,9 @@ from wsstream.chunks import Outcome, StreamState
 from wsstream.config import Config
 from wsstream.sessions import end_of_interrupted
 from wsstream.stores.base import StreamRecord
-from wsstream.stores.database import Create, Database, Finish
+from wsstream.stores.database import Database
 from wsstream.stores.memory import MemoryStore
+from wsstream.stores.operations import Create, Finish
 from wsstream.stores.sqlite import SqliteStore
 from wsstream.streams import Streams
 

@@ -15,8 +15,9 @@ from wsstream.chunklog import ChunkLog
 from wsstream.chunks import Delta
 from wsstream.messages import CancelStream
 from wsstream.sessions import Sessions
-from wsstream.stores import database
-from wsstream.stores.database import Cancelled, Database, Finish
+from wsstream.stores import database, journal
+from wsstream.stores.database import Database
+from wsstream.stores.operations import Cancelled, Finish
 from wsstream.streams import Stream, Streams
 from wsstream.wires.desk import _HANDLERS, Desk
 
@@ -36,7 +37,7 @@ def plant(function: Callable[[], None]) -> Callable[[], None]:
 def small_files() -> None:
     """The WAL goes into the file, and the journal is compacted, all the time, so that kills hit that too."""
     database.PAGES_PER_CHECKPOINT = 12
-    database.COMPACT_BYTES = 8192
+    journal.COMPACT_BYTES = 8192
 
 
 # -- mistakes

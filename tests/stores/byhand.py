@@ -7,7 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from wsstream.stores.database import Durability, Operation
+from wsstream.stores.database import Durability
+from wsstream.stores.operations import Operation
 from wsstream.stores.sqlite import SqliteStore
 
 

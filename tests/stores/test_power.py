@@ -12,17 +12,10 @@ from tests.stores.power import Disk
 from wsstream.chunks import Outcome, StreamState
 from wsstream.errors import StoreError
 from wsstream.stores import database as module
+from wsstream.stores import journal
 from wsstream.stores.base import StoredLog, StoredMessage, StreamRecord
-from wsstream.stores.database import (
-    Append,
-    Create,
-    Database,
-    Delete,
-    Durability,
-    Finish,
-    Operation,
-    SaveMessage,
-)
+from wsstream.stores.database import Database, Durability
+from wsstream.stores.operations import Append, Create, Delete, Finish, Operation, SaveMessage
 from wsstream.testing.contracts import message, record
 
 TRIALS = 200
@@ -32,7 +25,7 @@ TRIALS = 200
 def _busy_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints and compactions happen all the time, so that the power is cut in them too."""
     monkeypatch.setattr(module, "PAGES_PER_CHECKPOINT", 12)
-    monkeypatch.setattr(module, "COMPACT_BYTES", 1500)
+    monkeypatch.setattr(journal, "COMPACT_BYTES", 1500)
 
 
 class Writer:

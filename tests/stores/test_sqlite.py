@@ -22,7 +22,8 @@ from wsstream.chunks import Kind, Outcome, StreamState
 from wsstream.errors import ConfigError, StoreError, StoreLocked
 from wsstream.stores import open_store
 from wsstream.stores.base import StoredLog, StreamRecord
-from wsstream.stores.database import Append, Cancelled, Create, Database, Finish, SaveMessage
+from wsstream.stores.database import Database
+from wsstream.stores.operations import Append, Cancelled, Create, Finish, SaveMessage
 from wsstream.stores.sqlite import RETRY, SLOW, WINDOW, SqliteStore
 from wsstream.testing.contracts import CHECKS, Bench, check_store, message, record
 

@@ -31,21 +31,19 @@ from wsstream.stores.base import (
     StreamSummary,
     untold,
 )
-from wsstream.stores.database import (
+from wsstream.stores.database import Database, Durability
+from wsstream.stores.files import is_ours, set_aside
+from wsstream.stores.operations import (
     Append,
     Cancelled,
     Create,
-    Database,
     Delete,
     DeleteSession,
-    Durability,
     Finish,
     Operation,
     Rename,
     SaveMessage,
     Update,
-    is_ours,
-    set_aside,
 )
 from wsstream.tally import Histogram
 
