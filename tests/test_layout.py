@@ -17,10 +17,9 @@ PACKAGE = TESTS.parent / "wsstream"
 TESTED_ELSEWHERE = {
     "__init__": "holds the version and a page of text",
     "__main__": "three lines that call the command line",
-    "client.client": "test_client.py",
-    "client.events": "test_client.py and the other tests of the client hear them",
-    "client.link": "test_client.py; when it breaks, client/test_losses.py",
-    "client.prompts": "test_client.py",
+    "client.events": "client/test_client.py and the other tests of the client hear them",
+    "client.link": "client/test_client.py; when it breaks, client/test_losses.py",
+    "client.prompts": "client/test_client.py",
     "providers.reading": "providers/test_failures.py and providers/test_faults.py hold every provider to it",
     "streams.all": "test_streams.py",
     "testing": "test_worlds.py lives in it",

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.serving import (
-    connect,
-    serving,
-    url_of,
-)
-from wsstream.client import (
-    native_url,
-)
+from tests.client.serving import connect, serving, url_of
+from wsstream.client import native_url
 from wsstream.errors import ConnectionFailed
-
-pytestmark = pytest.mark.usefixtures("quick_stop")
 
 
 @pytest.mark.parametrize(

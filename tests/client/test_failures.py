@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.serving import (
-    FAST,
-    connect,
-    read,
-    serving,
-    url_of,
-)
+from tests.client.serving import FAST, connect, read, serving, talking, url_of
 from wsstream import errors
 from wsstream.chunks import Outcome, StreamState
-from wsstream.client import (
-    failure_of,
-)
+from wsstream.client import failure_of
 from wsstream.errors import ErrorType
-
-pytestmark = pytest.mark.usefixtures("quick_stop")
 
 
 @pytest.mark.parametrize("error_type", list(ErrorType))
@@ -45,7 +35,7 @@ def test_rate_limits_of_the_server_and_of_the_provider() -> None:
 
 async def test_failures_raise_their_class_and_keep_the_text() -> None:
     """A failed answer raises the class of its error type after everything that had come."""
-    async with serving(provider="tests.serving:scripted") as server, connect(url_of(server)) as client:
+    async with serving(provider="tests.client.serving:scripted") as server, connect(url_of(server)) as client:
         stream = await client.chat("fail")
         with pytest.raises(errors.ContentFiltered, match="Not this"):
             await read(stream)
@@ -56,7 +46,7 @@ async def test_failures_raise_their_class_and_keep_the_text() -> None:
 
 async def test_refused_requests_raise_at_once() -> None:
     """A request that the server refuses raises from chat(), and the client goes on."""
-    async with serving() as server, connect(url_of(server)) as client:
+    async with talking() as (_, client):
         with pytest.raises(errors.BadRequest, match="no such provider"):
             await client.chat("hello", config={"provider": "nobody"})
         with pytest.raises(errors.BadRequest, match="config"):

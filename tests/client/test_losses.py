@@ -9,33 +9,28 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from tests.proxy import Proxy
-from tests.serving import (
+from tests.client.serving import (
     ENDLESS,
     ESTABLISHED,
     FAST,
     PACED,
     connect,
     logged_text,
+    proxied,
     read,
     scripted_server,
     serving,
+    talking,
     until,
     url_of,
 )
+from tests.proxy import Proxy
 from wsstream import client_protocol as core
 from wsstream import errors
-from wsstream.client import (
-    ClientState,
-    Lost,
-    Stopped,
-    reconnect_delay,
-)
+from wsstream.client import ClientState, Lost, Stopped, reconnect_delay
 from wsstream.config import Config
 from wsstream.errors import CloseCode, ConnectionFailed
 from wsstream.server import Server
-
-pytestmark = pytest.mark.usefixtures("quick_stop")
 
 
 @pytest.mark.parametrize(("attempt", "longest"), [(0, 1), (1, 2), (2, 4), (3, 8), (4, 16), (5, 30), (5000, 30)])
@@ -61,7 +56,7 @@ def test_delay_after_a_timeout() -> None:
 
 async def test_cut_in_mid_answer() -> None:
     """A connection that is reset in mid-answer costs no character and adds none."""
-    async with serving() as server, Proxy(server.port) as proxy, connect(proxy.url) as client:
+    async with proxied() as (server, proxy, client):
         stream = await client.chat("hello", model=PACED)
         pieces = []
         async for text in stream:
@@ -75,7 +70,7 @@ async def test_cut_in_mid_answer() -> None:
 
 async def test_twenty_cuts_in_one_answer() -> None:
     """Twenty connections in a row break, within messages and between them, and the text is still the same."""
-    async with serving() as server, Proxy(server.port) as proxy, connect(proxy.url) as client:
+    async with proxied() as (server, proxy, client):
         stream = await client.chat("hello", model="demo:rate=3000,tokens=3000")
         async for _ in stream:
             proxy.cut_after(1301 + 37 * stream.resumes if stream.resumes < 20 else None)
@@ -85,7 +80,7 @@ async def test_twenty_cuts_in_one_answer() -> None:
 
 async def test_cut_with_two_streams() -> None:
     """Every unfinished stream of a lost connection is resumed."""
-    async with serving() as server, Proxy(server.port) as proxy, connect(proxy.url) as client:
+    async with proxied() as (server, proxy, client):
         streams = [await client.chat(name, model=PACED) for name in "ab"]
         reading = [asyncio.create_task(read(stream)) for stream in streams]
         await until(lambda: min(stream.last_chunk_id for stream in streams) > 20)
@@ -96,7 +91,7 @@ async def test_cut_with_two_streams() -> None:
 
 async def test_cut_before_the_answer_began() -> None:
     """A request whose answer got lost is made again and begins nothing twice."""
-    async with serving() as server, Proxy(server.port) as proxy, connect(proxy.url) as client:
+    async with proxied() as (server, proxy, client):
         proxy.blackhole()
         asking = asyncio.create_task(client.chat("hello", model=PACED))
         await asyncio.sleep(0.01)
@@ -108,7 +103,7 @@ async def test_cut_before_the_answer_began() -> None:
 
 async def test_unread_text_is_not_lost_with_its_connection() -> None:
     """What was received and not taken when the connection broke comes again."""
-    async with serving() as server, Proxy(server.port) as proxy, connect(proxy.url) as client:
+    async with proxied() as (server, proxy, client):
         stream = await client.chat("hello", model=FAST)
         await anext(stream)
         await until(lambda: client.statistics().unprocessed > 10)
@@ -137,7 +132,7 @@ async def test_silent_connection_is_given_up() -> None:
 
 async def test_frozen_connection_goes_on() -> None:
     """A connection that stalls for less than the time-out needs no resume."""
-    async with serving() as server, Proxy(server.port) as proxy, connect(proxy.url) as client:
+    async with proxied() as (server, proxy, client):
         stream = await client.chat("hello", model=PACED)
         await anext(stream)
         proxy.freeze()
@@ -192,7 +187,7 @@ async def test_server_that_comes_later(unused_tcp_port: int) -> None:
 
 async def test_server_that_never_comes_back() -> None:
     """Whoever waits when the tries are used up is told, keeps the text, and the client can be asked anew."""
-    async with serving() as server, Proxy(server.port) as proxy, connect(proxy.url, tries=2) as client:
+    async with proxied(tries=2) as (_, proxy, client):
         stream = await client.chat("hello", model=PACED)
         await anext(stream)
         proxy.refuse()
@@ -209,7 +204,7 @@ async def test_server_that_never_comes_back() -> None:
 
 async def test_progress_resets_the_count() -> None:
     """Losses with chunks between them are not losses in a row."""
-    async with serving() as server, Proxy(server.port) as proxy, connect(proxy.url, tries=1) as client:
+    async with proxied(tries=1) as (server, proxy, client):
         stream = await client.chat("hello", model=PACED)
         async for _ in stream:
             if stream.last_chunk_id > 50 * proxy.accepted <= 250:
@@ -220,7 +215,7 @@ async def test_progress_resets_the_count() -> None:
 
 async def test_restarted_server_has_forgotten() -> None:
     """A server that went away and came back without its logs leads to a clear failure, not to a silent gap."""
-    async with serving() as server, Proxy(server.port) as proxy, connect(proxy.url) as client:
+    async with proxied() as (_, proxy, client):
         stream = await client.chat("hello", model=ENDLESS)
         await anext(stream)
         async with serving() as successor:
@@ -254,7 +249,7 @@ async def test_drained_server_is_left_for_the_next() -> None:
 async def test_final_close_codes_raise(code: int) -> None:
     """A close that another try would only repeat is raised to whoever waits, and to whoever asks later."""
     events: list[object] = []
-    async with serving() as server, connect(url_of(server), on_event=events.append) as client:
+    async with talking(on_event=events.append) as (server, client):
         stream = await client.chat("hello", model=ENDLESS)
         await anext(stream)
         next(iter(server.registry)).close(code, "stay away")
@@ -272,7 +267,7 @@ async def test_final_close_codes_raise(code: int) -> None:
 @pytest.mark.parametrize("code", [1001, 1011, 1012, 1013, 3008, 4429])
 async def test_other_close_codes_resume(code: int) -> None:
     """After every other close the client comes back and resumes."""
-    async with serving() as server, connect(url_of(server)) as client:
+    async with talking() as (server, client):
         stream = await client.chat("hello", model=PACED)
         await anext(stream)
         next(iter(server.registry)).close(code, "")

@@ -9,33 +9,31 @@ import json
 import pytest
 from websockets.asyncio.server import ServerConnection
 
-from tests.proxy import Proxy
-from tests.serving import (
+from tests.client.serving import (
     ENDLESS,
     ESTABLISHED,
     FAST,
     PACED,
     connect,
     logged_text,
+    proxied,
     read,
     scripted_server,
     serving,
     started,
+    talking,
     until,
     url_of,
 )
+from tests.proxy import Proxy
 from wsstream.chunks import ChatMessage, StreamState
-from wsstream.client import (
-    ClientState,
-)
+from wsstream.client import ClientState
 from wsstream.errors import LocalError
-
-pytestmark = pytest.mark.usefixtures("quick_stop")
 
 
 async def test_messages_and_kinds() -> None:
     """A conversation goes as a list; plain iteration yields text alone, pieces() everything."""
-    async with serving(provider="tests.serving:scripted") as server, connect(url_of(server)) as client:
+    async with serving(provider="tests.client.serving:scripted") as server, connect(url_of(server)) as client:
         messages = [{"role": "user", "content": "a"}, ChatMessage("assistant", "b"), {"role": "user", "content": "c"}]
         assert await read(await client.chat(messages)) == "3 messages: c"
         stream = await client.chat("d", config={"temperature": 0.5})
@@ -46,7 +44,7 @@ async def test_messages_and_kinds() -> None:
 
 async def test_cancel() -> None:
     """A cancelled answer ends its iteration normally, and its outcome says so."""
-    async with serving() as server, connect(url_of(server)) as client:
+    async with talking() as (server, client):
         stream = await client.chat("hello", model=ENDLESS)
         async for _ in stream:
             await stream.cancel()
@@ -58,7 +56,7 @@ async def test_cancel() -> None:
 
 async def test_cancel_while_disconnected() -> None:
     """A cancel that finds no connection is said on the next one."""
-    async with serving() as server, Proxy(server.port) as proxy, connect(proxy.url, tries=1000) as client:
+    async with proxied(tries=1000) as (_, proxy, client):
         stream = await client.chat("hello", model=ENDLESS)
         await anext(stream)
         proxy.refuse()
@@ -73,7 +71,7 @@ async def test_cancel_while_disconnected() -> None:
 
 async def test_nothing_is_acknowledged_unread() -> None:
     """Chunks that nobody takes are not acknowledged, and the server stops at the window."""
-    async with serving() as server, connect(url_of(server), window=10) as client:
+    async with talking(window=10) as (server, client):
         stream = await client.chat("hello", model=FAST)
         await until(lambda: client.statistics().unprocessed == 10)
         await asyncio.sleep(0.03)
@@ -85,7 +83,7 @@ async def test_nothing_is_acknowledged_unread() -> None:
 
 async def test_slow_consumer_is_bounded() -> None:
     """However fast the provider, what is received and not processed never exceeds the window."""
-    async with serving() as server, connect(url_of(server), window=16, adaptive=False) as client:
+    async with talking(window=16, adaptive=False) as (server, client):
         stream = await client.chat("hello", model=FAST)
         most = 0
         async for _ in stream:
@@ -123,7 +121,7 @@ async def test_dropped_stream_goes_on_for_others() -> None:
 
 async def test_closed_stream() -> None:
     """A closed stream is read no further, and other streams of its client are untouched."""
-    async with serving() as server, connect(url_of(server)) as client:
+    async with talking() as (server, client):
         closed, other = await client.chat("a", model=PACED), await client.chat("b", model=PACED)
         await anext(closed)
         await closed.aclose()
@@ -135,7 +133,7 @@ async def test_closed_stream() -> None:
 
 async def test_chat_that_is_given_up_is_cancelled() -> None:
     """An answer whose chat() was cancelled before it began is cancelled at the server too."""
-    async with serving() as server, Proxy(server.port) as proxy, connect(proxy.url) as client:
+    async with proxied() as (server, proxy, client):
         proxy.freeze()
         asking = asyncio.create_task(client.chat("hello", model=ENDLESS))
         await asyncio.sleep(0.01)

@@ -12,40 +12,34 @@ import jwt
 import pytest
 from websockets.asyncio.server import ServerConnection
 
-from tests.proxy import Proxy
-from tests.serving import (
+from tests.client.serving import (
     ENDLESS,
     ESTABLISHED,
     FAST,
     PACED,
     connect,
     logged_text,
+    proxied,
     read,
     scripted_server,
     serving,
+    talking,
     until,
     url_of,
 )
+from tests.proxy import Proxy
 from wsstream import client_protocol as core
 from wsstream import errors, said
 from wsstream.chunks import StreamState
-from wsstream.client import (
-    Client,
-    ClientState,
-    Lost,
-    TokenFailed,
-)
+from wsstream.client import Client, ClientState, Lost, TokenFailed
 from wsstream.errors import CloseCode, ConnectionFailed, LocalError, RequestError
-
-pytestmark = pytest.mark.usefixtures("quick_stop")
-
 
 # -- answers
 
 
 async def test_chat_end_to_end() -> None:
     """A question is answered with exactly the text of the log, and the outcome tells how."""
-    async with serving() as server, connect(url_of(server)) as client:
+    async with talking() as (server, client):
         stream = await client.chat("hello", model=PACED)
         text = await read(stream)
         assert text == stream.text == logged_text(server, stream.stream_id)
@@ -67,7 +61,7 @@ async def test_page_url_end_to_end() -> None:
 
 async def test_history() -> None:
     """The session's messages are had in order, and a running answer is followed from where its message ends."""
-    async with serving() as server, connect(url_of(server), session_id="mine") as client:
+    async with talking(session_id="mine") as (server, client):
         whole = await read(await client.chat("hello", model=FAST))
         stream = await client.chat("and?", model=ENDLESS)
         text = await anext(stream)
@@ -91,7 +85,7 @@ async def test_history() -> None:
 async def test_a_long_history(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is read to its beginning, page by page, or one page of it."""
     monkeypatch.setattr(said, "PAGE", 3)
-    async with serving() as server, connect(url_of(server), session_id="mine") as client:
+    async with talking(session_id="mine") as (_, client):
         for _ in range(4):
             await read(await client.chat("hello", model=FAST))
         whole = await client.history()
@@ -107,7 +101,7 @@ async def test_a_long_history(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_history_across_a_loss() -> None:
     """A question for the history that finds no connection, or loses it, is answered over the next one."""
-    async with serving() as server, Proxy(server.port) as proxy, connect(proxy.url, tries=1000) as client:
+    async with proxied(tries=1000) as (_, proxy, client):
         await read(await client.chat("hello", model=FAST))
         proxy.refuse()
         proxy.cut()
@@ -141,7 +135,7 @@ async def test_history_of_a_closed_client() -> None:
 
 async def test_a_history_that_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that cannot read its store says so, and the client goes on."""
-    async with serving() as server, connect(url_of(server)) as client:
+    async with talking() as (server, client):
 
         async def failing(*_: str) -> Any:
             raise errors.StoreError("The disk is gone")
@@ -164,7 +158,7 @@ async def test_what_becomes_of_an_orphan() -> None:
 
 async def test_two_streams_at_once() -> None:
     """Two answers over one connection do not mix."""
-    async with serving() as server, connect(url_of(server)) as client:
+    async with talking() as (server, client):
         first, second = await asyncio.gather(
             client.chat("a", model=PACED + ",seed=1"), client.chat("b", model=PACED + ",seed=2")
         )
@@ -187,7 +181,7 @@ async def test_follow_from_the_start_and_from_behind() -> None:
 
 async def test_follow_what_is_not_there() -> None:
     """A stream that is not there, or not that long, is said while iterating."""
-    async with serving() as server, connect(url_of(server)) as client:
+    async with talking() as (_, client):
         with pytest.raises(errors.UnknownStream):
             await read(client.follow("s_unknown"))
         stream = await client.chat("hello", model=FAST)
@@ -198,7 +192,7 @@ async def test_follow_what_is_not_there() -> None:
 
 async def test_follow_twice() -> None:
     """One client does not follow a running stream twice; afterwards it may."""
-    async with serving() as server, connect(url_of(server)) as client:
+    async with talking() as (_, client):
         stream = await client.chat("hello", model=PACED)
         with pytest.raises(LocalError):
             client.follow(stream.stream_id)
@@ -254,7 +248,7 @@ async def test_tokens_are_renewed_under_a_running_answer() -> None:
 async def test_a_token_that_ran_out_is_replaced_by_a_new_connection() -> None:
     """After 3000 a client that can have a new token comes back with it at once, and resumes."""
     tokens = Tokens(seconds=100.0)
-    async with serving() as server, connect(url_of(server), token=tokens) as client:
+    async with talking(token=tokens) as (server, client):
         stream = await client.chat("hello", model=PACED)
         await anext(stream)
         next(iter(server.registry)).close(CloseCode.UNAUTHORIZED, "The token has run out")
@@ -285,7 +279,7 @@ async def test_a_function_that_gives_no_token_is_asked_again() -> None:
     """A token function that fails is a failed try: it is told, and tried again."""
     events: list[object] = []
     tokens = Tokens(1, 2, seconds=100.0)
-    async with serving() as server, connect(url_of(server), token=tokens, on_event=events.append) as client:
+    async with talking(token=tokens, on_event=events.append) as (_, client):
         assert client.state is ClientState.CONNECTED
     assert tokens.given == 3
     assert [type(event) for event in events[:4]] == [TokenFailed, Lost, TokenFailed, Lost]
@@ -350,7 +344,7 @@ async def test_closing_is_bounded_and_leaves_nothing() -> None:
 
 async def test_closing_wakes_who_waits() -> None:
     """Who waits for a piece when the client is closed is told."""
-    async with serving() as server, connect(url_of(server)) as client:
+    async with talking() as (_, client):
         stream = await client.chat("hello", model="demo:rate=0.1,tokens=2")
         await anext(stream)
         waiting = asyncio.create_task(anext(stream))  # type: ignore[arg-type]
@@ -395,14 +389,14 @@ async def test_exceptions_of_on_event_are_isolated(caplog: pytest.LogCaptureFixt
         raise RuntimeError("mine")
 
     with caplog.at_level(logging.ERROR, "wsstream.client"):
-        async with serving() as server, connect(url_of(server), on_event=on_event) as client:
+        async with talking(on_event=on_event) as (_, client):
             assert await read(await client.chat("hello", model=FAST))
     assert "on_event failed" in caplog.text
 
 
 async def test_statistics() -> None:
     """Statistics are a copy of one moment."""
-    async with serving() as server, connect(url_of(server)) as client:
+    async with talking() as (_, client):
         stream = await client.chat("hello", model=FAST)
         before = client.statistics()
         await read(stream)

@@ -11,12 +11,11 @@ from typing import Any
 import websockets
 from websockets.asyncio.server import ServerConnection, serve
 
+from tests.proxy import Proxy
 from wsstream import client_protocol as core
 from wsstream import errors
 from wsstream.chunks import ChatRequest, Delta, Kind
-from wsstream.client import (
-    ChatStream,
-)
+from wsstream.client import ChatStream, Client
 from wsstream.client import connect as connect_really
 from wsstream.config import Config
 from wsstream.server import Server
@@ -50,6 +49,20 @@ async def serving(**settings: Any) -> AsyncIterator[Server]:
     config = Config(store="memory:", **{"port": 0, "provider": "demo", "listeners": 1, **settings})
     async with Server(config).running() as server:
         yield server
+
+
+@asynccontextmanager
+async def talking(**options: Any) -> AsyncIterator[tuple[Server, Client]]:
+    """A server, and a client with these options that is connected to it."""
+    async with serving() as server, connect(url_of(server), **options) as client:
+        yield server, client
+
+
+@asynccontextmanager
+async def proxied(**options: Any) -> AsyncIterator[tuple[Server, Proxy, Client]]:
+    """The same, with a proxy between them that breaks connections."""
+    async with serving() as server, Proxy(server.port) as proxy, connect(proxy.url, **options) as client:
+        yield server, proxy, client
 
 
 def url_of(server: Server) -> str:
