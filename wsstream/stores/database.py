@@ -56,6 +56,7 @@ class Database:
         self._vfs = vfs
         self._db: apsw.Connection | None = None
         self._journal = Journal()
+        self._translated = translated(path)
         self._doubtful = False
         self._unsure = False
         self._wal_pages = 0
@@ -124,7 +125,7 @@ class Database:
             StoreError: none was done.
         """
         needed = self._journal.begin()
-        with translated(self.path):
+        with self._translated:
             db = self._connection()
             try:
                 with db:
@@ -162,7 +163,7 @@ class Database:
         if self.trouble is not None and time.monotonic() < self._tidy_again:
             return
         try:
-            with translated(self.path):
+            with self._translated:
                 if self._journal.is_large():
                     self._journal.compact(self._connection())
                 if self._wal_pages >= PAGES_PER_CHECKPOINT:
@@ -220,7 +221,7 @@ class Database:
             StoreCorrupt: its bytes are not those that were written.
             StoreError: it cannot be read.
         """
-        with translated(self.path):
+        with self._translated:
             return reading.load(self._connection(), stream_id)
 
     def history(self, session_id: str) -> list[StoredMessage]:
@@ -230,7 +231,7 @@ class Database:
             StoreCorrupt: one is not what was written.
             StoreError: they cannot be read.
         """
-        with translated(self.path):
+        with self._translated:
             return reading.history(self._connection(), session_id)
 
     def page(self, session_id: str, before: str | None, limit: int, max_bytes: int) -> StoredPage | None:
@@ -240,7 +241,7 @@ class Database:
             StoreCorrupt: one is not what was written.
             StoreError: they cannot be read.
         """
-        with translated(self.path):
+        with self._translated:
             return reading.page(self._connection(), session_id, before, limit, max_bytes)
 
     def session(self, session_id: str) -> SessionInfo | None:
@@ -250,7 +251,7 @@ class Database:
             StoreCorrupt: its title is not what was written.
             StoreError: it cannot be read.
         """
-        with translated(self.path):
+        with self._translated:
             return reading.session(self._connection(), session_id)
 
     # -- the end
@@ -260,7 +261,7 @@ class Database:
         if self._db is None:
             return
         try:
-            with translated(self.path):
+            with self._translated:
                 self._checkpoint()
         except StoreError as error:
             self._give_up()

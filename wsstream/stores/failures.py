@@ -20,7 +20,7 @@ _CORRUPT = (
 class translated:
     """A block whose failures are `StoreError`: `StoreCorrupt` for damage, `StoreLocked` for another process.
 
-    While opening, a statement that fails means damaged tables.
+    While opening, a statement that fails means damaged tables. One of it serves for any number of blocks.
     """
 
     __slots__ = ("_corrupt", "_path")
