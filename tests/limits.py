@@ -18,6 +18,7 @@ from wsstream.access import Access
 from wsstream.chunks import Kind
 from wsstream.config import Config
 from wsstream.errors import ProviderRateLimited, ProviderTimeout
+from wsstream.frames import text_frame
 from wsstream.limits import Quotas
 from wsstream.messages import ChunkWriter
 from wsstream.server import Server
@@ -64,9 +65,9 @@ class Row:
     metric: str = ""
     """What counts it, without ``wsstream_``; nothing where what is beyond is only cut."""
     settings: tuple[str, ...] = ()
-    """Its keys; none where it is fixed."""
-    fixed: str = ""
-    """Then its value, or what there is of it beside the settings."""
+    """Its keys."""
+    said: str = ""
+    """What the documentation says instead of their defaults, where these do not say it."""
     drive: Drive | None = None
     """Goes so far; what a client sees then."""
     steps: Steps = NOWHERE
@@ -80,7 +81,7 @@ class Row:
     @property
     def default(self) -> str:
         """The default values of its settings, as the documentation has them."""
-        return self.fixed or ", ".join(_default(name) for name in self.settings)
+        return self.said or ", ".join(_default(name) for name in self.settings)
 
 
 _QUOTAS = Quotas.of(Config(), at_home=False)
@@ -251,6 +252,19 @@ async def ahead(it: Mount, n: int) -> str:
     return "read on" if run.sink.has_room() else "waits"
 
 
+EMPTY_LIST = len(text_frame(b'{"type":"stream_list","streams":[]}'))
+
+
+async def lists(it: Mount, n: int) -> str:
+    """Asked for in one POST: the last is told where those before it fill what may be, and no more."""
+    line = await it.ask("POST", "/api/native", {"type": "hello"})
+    name = json.loads(line.text.partition("data: ")[2].partition("\n")[0])["connection_id"]
+    await it.ask("POST", f"/api/native/{name}", [{"type": "list_streams"}] * n)
+    if '"code":1008' in line.text:
+        return "close 1008"
+    return "served" if line.text.count("stream_list") == n else line.text
+
+
 async def histories(it: Mount, n: int) -> str:
     talk = await it.talk()
     for _ in range(n):
@@ -337,6 +351,16 @@ async def request_name(it: Mount, n: int) -> str:
     return await talk.found()
 
 
+async def ui_names(it: Mount, n: int) -> str:
+    """Of a chat, which is a session, and of a request."""
+    chat, request = await it.talk(path="/ai", greet=False), await it.talk(path="/ai", greet=False)
+    said = {"id": "m", "role": "user", "parts": [{"type": "text", "text": "hi"}]}
+    chat.say("send", requestId="q", id="c" * n, trigger="submit-message", messages=[said])
+    request.say("abort", requestId="q" * n)
+    await asyncio.sleep(MOMENT)
+    return f"{'error' if chat.of_type('error') else await chat.found()}, {await request.found()}"
+
+
 async def draining(it: Mount, n: int) -> str:
     """How an answer ends that takes so long."""
     talk = await it.talk()
@@ -366,6 +390,19 @@ async def late_body(it: Mount, n: int) -> str:
     reply = await it.ask("POST", "/api/chat/stream", ASKED, late=float(n))
     await asyncio.sleep(n + 1)
     return f"HTTP {reply.status}"
+
+
+async def names_over_http(it: Mount, n: int) -> str:
+    """Of a request, in a body or a header, of a session, and of a chat."""
+    name = "n" * n
+    said = {"id": "m", "role": "user", "parts": [{"type": "text", "text": "hi"}]}
+    found = [
+        await it.ask("POST", "/api/chat/stream", {**ASKED, "request_id": name}),
+        await it.ask("POST", "/api/chat/stream", {**ASKED, "session_id": name}),
+        await it.ask("POST", "/api/chat/stream", ASKED, **{"idempotency-key": name}),
+        await it.ask("POST", "/api/ai/chat", {"id": name, "messages": [said]}),
+    ]
+    return " ".join(f"HTTP {status}" for status in sorted({reply.status for reply in found}))
 
 
 async def user_name(it: Mount, n: int) -> str:
@@ -657,7 +694,7 @@ ROWS: list[Row] = [
         steps=Steps.of(24),
         sees=("served", "close 4429", "close 4429"),
         config={"message_rate": UNMET, "message_burst": 20, "max_streams": 1},
-        fixed="50/s; 100, and 4 for each of max_streams",
+        said="50/s; 100, and 4 for each of max_streams",
     ),
     Row(
         "messages before the hello is answered",
@@ -752,17 +789,21 @@ ROWS: list[Row] = [
         "bytes of lists of streams that one read may ask for",
         "close 1008",
         rejected("messages"),
-        fixed="1 MiB",
-        held_by="wires/test_native_http.py::test_max_turn_control",
+        ("max_list_bytes",),
+        drive=lists,
+        steps=Steps.of(5),
+        sees=("served", "close 1008", "close 1008"),
+        config={"max_list_bytes": 4 * EMPTY_LIST},
     ),
     Row(
         "questions for a history at once",
         "`rate_limit`",
         'refused_messages_total{error_type="rate_limit"}',
-        fixed="1",
+        ("max_history_questions",),
         drive=histories,
-        steps=Steps.of(1),
+        steps=Steps.of(3),
         sees=("served", "rate_limit", "rate_limit"),
+        config={"max_history_questions": 3},
     ),
     Row(
         "chunk window that a client asks for",
@@ -869,26 +910,48 @@ ROWS: list[Row] = [
         "characters of a token, or a ticket",
         "HTTP 401; close 3000",
         rejected("unauthorized"),
-        fixed="4096",
-        held_by="test_identity.py::test_max_token",
+        ("max_token_chars",),
+        held_by="test_access.py::test_max_token_chars",
     ),
     Row(
         "characters of a user's name",
         "HTTP 400",
         rejected("parameter"),
-        fixed="256",
+        ("max_user_chars",),
         drive=user_name,
-        steps=Steps.of(256),
+        steps=Steps.of(20),
         sees=("HTTP 200", "HTTP 400", "HTTP 400"),
+        config={"max_user_chars": 20},
     ),
     Row(
         "characters of the name of a session, or a request",
         "malformed: `bad_request`, the third in a row close 1008",
         rejected("malformed"),
-        fixed="128",
+        ("max_name_chars",),
         drive=request_name,
-        steps=Steps.of(128),
+        steps=Steps.of(64),
         sees=("served", "close 1008", "close 1008"),
+        config={"max_name_chars": 64},
+    ),
+    Row(
+        "the same over HTTP",
+        "HTTP 400",
+        rejected("malformed"),
+        ("max_name_chars",),
+        drive=names_over_http,
+        steps=Steps.of(64),
+        sees=("HTTP 200", "HTTP 400", "HTTP 400"),
+        config={"max_name_chars": 64},
+    ),
+    Row(
+        "the same of the AI SDK's socket",
+        "`error`; of a request, close 1008",
+        rejected("malformed"),
+        ("max_name_chars",),
+        drive=ui_names,
+        steps=Steps.of(64),
+        sees=("served, served", "error, close 1008", "error, close 1008"),
+        config={"max_name_chars": 64},
     ),
     Row(
         "unused tickets of a user",
@@ -964,7 +1027,7 @@ ROWS: list[Row] = [
         steps=Steps.of(2),
         sees=("served", "close 1013", "close 1013"),
         config={"max_running_streams": 1, "max_queued": 2},
-        fixed="a tenth of max_running_streams",
+        said="a tenth of max_running_streams",
     ),
     Row(
         "running answers that one connection follows",
@@ -1025,7 +1088,7 @@ ROWS: list[Row] = [
         steps=Steps.of(1),
         sees=("served", "bad_request", "bad_request"),
         config={"allowed_models": "model-1"},
-        fixed="any",
+        said="any",
     ),
     Row(
         "unknown streams that a user asks for, a minute",
@@ -1084,10 +1147,11 @@ ROWS: list[Row] = [
         "bytes of a body that asks for a ticket",
         "HTTP 413",
         rejected("size"),
-        fixed="4 KiB",
+        ("max_ticket_body_bytes",),
         drive=ticket_body,
-        steps=Steps.of(4 * KIB),
+        steps=Steps.of(100),
         sees=("HTTP 200", "HTTP 413", "HTTP 413"),
+        config={"max_ticket_body_bytes": 100},
     ),
     Row(
         "time for a body",
@@ -1180,10 +1244,11 @@ ROWS: list[Row] = [
         "characters of other deltas",
         "they are cut into so many",
         clamped("delta"),
-        fixed="16 Ki",
+        ("max_delta_chars",),
         drive=giant_delta,
-        steps=Steps.of(16 * KIB),
+        steps=Steps.of(1000),
         sees=("1 chunks", "2 chunks", "10 chunks"),
+        config={"max_delta_chars": 1000},
     ),
     Row(
         "time for a provider's first token",
@@ -1246,8 +1311,8 @@ ROWS: list[Row] = [
         "bytes of the head of a provider's response",
         "it ends as `provider_error`",
         failed("provider_error"),
-        fixed="64 KiB",
-        held_by="providers/test_http.py::test_max_head",
+        ("max_response_head_bytes",),
+        held_by="providers/test_http.py::test_max_response_head_bytes",
     ),
     Row(
         "calls of tools in one answer",
@@ -1363,31 +1428,31 @@ ROWS: list[Row] = [
         "characters of the name of one",
         "HTTP 400",
         rejected("parameter"),
-        fixed="512",
+        ("max_feed_name_chars",),
         drive=feed_name,
-        steps=Steps.of(512),
+        steps=Steps.of(30),
         sees=("HTTP 201", "HTTP 400", "HTTP 400"),
-        config=FEEDS_ON,
+        config={**FEEDS_ON, "max_feed_name_chars": 30},
     ),
     Row(
         "characters of the name of a writer",
         "HTTP 400",
         rejected("parameter"),
-        fixed="128",
+        ("max_writer_chars",),
         drive=writer_name,
-        steps=Steps.of(128),
+        steps=Steps.of(10),
         sees=("HTTP 200", "HTTP 400", "HTTP 400"),
-        config=FEEDS_ON,
+        config={**FEEDS_ON, "max_writer_chars": 10},
     ),
     Row(
         "writers that one remembers, those that wrote last",
         "a forgotten one's repetition is taken again",
         clamped("writers"),
-        fixed="100",
+        ("max_writers",),
         drive=writers,
-        steps=Steps.of(100),
+        steps=Steps.of(3),
         sees=("known", "forgotten", "forgotten"),
-        config=FEEDS_ON,
+        config={**FEEDS_ON, "max_writers": 3},
     ),
     Row(
         "bytes of one",
@@ -1442,7 +1507,7 @@ def documented() -> str:
     """The table as the documentation has it."""
     lines = ["| what | setting | default | beyond it | counted by |", "|---|---|---|---|---|"]
     for row in ROWS:
-        flags = ", ".join("`--" + name.replace("_", "-") + "`" for name in row.settings) or "fixed"
+        flags = ", ".join("`--" + name.replace("_", "-") + "`" for name in row.settings)
         metric = f"`{row.metric}`" if row.metric else ""
         lines.append(f"| {row.what} | {flags} | {row.default} | {row.beyond} | {metric} |")
     return "\n".join(lines)

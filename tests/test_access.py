@@ -20,6 +20,7 @@ from wsstream.errors import (
     ConfigError,
     Forbidden,
     LogTrimmed,
+    MalformedMessage,
     RateLimited,
     RequestError,
     Unauthorized,
@@ -78,6 +79,52 @@ async def test_whoever_shows_nothing_good_stays_outside() -> None:
             with pytest.raises(Unauthorized):
                 await t.guard.enter(visitor)
         assert t.rejected("unauthorized") == 3
+
+
+LONG = "l" * 100
+
+
+@pytest.mark.parametrize(("size", "taken"), [(100, True), (101, False), (1000, False)])
+@in_virtual_time
+async def test_max_token_chars(size: int, *, taken: bool) -> None:
+    """A token of as many characters as max_token_chars is looked at; a longer one is refused, and that is counted."""
+    shown = LONG + "l" * (size - 100)
+    async with tenants(tokens=f'[users]\nlong = "{LONG}"\n', max_token_chars=100) as t:
+        with nullcontext() if taken else pytest.raises(Unauthorized):
+            assert (await t.enter(shown)).user == "long"
+        assert t.rejected("unauthorized") == int(not taken)
+
+
+@pytest.mark.parametrize(("size", "taken"), [(100, True), (101, False), (1000, False)])
+@in_virtual_time
+async def test_a_hook_is_shown_no_longer_token(size: int, *, taken: bool) -> None:
+    """What is longer than max_token_chars is nobody's to look at, an operator's own hook included."""
+    seen.clear()
+    guard = Guard(Config(identity_hook=f"{__name__}:notice", max_token_chars=100), {})
+    with nullcontext() if taken else pytest.raises(Unauthorized):
+        await guard.identify(bearer("t" * size))
+    assert len(seen) == int(taken)
+
+
+seen: list[Visitor] = []
+
+
+def notice(visitor: Visitor) -> Identity:
+    """A hook that remembers whom it was asked about."""
+    seen.append(visitor)
+    return Identity("carol")
+
+
+@pytest.mark.parametrize("name", ["request_id", "session_id"])
+@in_virtual_time
+async def test_max_name_chars(name: str) -> None:
+    """A name of a request or a session has as many characters as max_name_chars; a longer one is malformed."""
+    async with tenants(max_name_chars=64) as t:
+        access = await t.enter(ALICE)
+        for size, taken in ((64, True), (65, False), (640, False)):
+            names = {"request_id": "r", "session_id": "ses", name: "n" * size}
+            with nullcontext() if taken else pytest.raises(MalformedMessage, match=f"<= 64 - at `\\$.{name}`"):
+                access.start(names["session_id"], asked(names["request_id"]))
 
 
 @in_virtual_time

@@ -131,6 +131,13 @@ def test_text_becomes_the_setting_s_type(name: str, text: str, value: Any) -> No
         ("log_level", "loud"),
         ("listeners", "0"),
         ("drain_timeout", "0"),
+        ("max_name_chars", "63"),
+        ("max_name_chars", "129"),
+        ("max_user_chars", "257"),
+        ("max_token_chars", "63"),
+        ("max_delta_chars", "16385"),
+        ("max_history_questions", "0"),
+        ("max_writers", "1001"),
     ],
 )
 def test_a_wrong_value_names_where_it_stands(name: str, text: str, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from tests.native import PATIENCE, UPGRADE, Native, connected, frame
 from wsstream import connection
 from wsstream.connection import NativeConnection
 from wsstream.server import Server
-from wsstream.wires.desk import MAX_TURN_CONTROL
 from wsstream.wires.native import Dialogue
 from wsstream.wires.outlet import WRITE_SLICE, Outlet
 
@@ -325,7 +324,7 @@ async def test_many_questions_with_large_answers_are_too_many(serve: Serve) -> N
         end = of(server)
         native.send_bytes(frame(TEXT, b'{"type":"list_streams"}') * 5000)
         assert await native.closed() == (1008, "too many questions at once")
-        assert end.statistics().bytes_sent < 2 * MAX_TURN_CONTROL
+        assert end.statistics().bytes_sent < 2 * server.config.max_list_bytes
 
 
 async def test_a_large_answer_cuts_nobody_off(serve: Serve) -> None:

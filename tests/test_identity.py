@@ -18,7 +18,18 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from wsstream.config import Config
 from wsstream.errors import ConfigError, Unauthorized
-from wsstream.identity import MAX_TOKEN, Hook, Identity, SignedTokens, StaticTokens, configured, credential, is_user
+from wsstream.identity import (
+    MAX_TOKEN,
+    USUAL,
+    Hook,
+    Identity,
+    Lengths,
+    SignedTokens,
+    StaticTokens,
+    configured,
+    credential,
+    is_user,
+)
 from wsstream.wires.base import Visitor
 
 KEY = b"0123456789abcdef0123456789abcdef"
@@ -245,10 +256,11 @@ async def by_name(visitor: Visitor) -> Identity | None:
 
 def test_a_function_is_a_hook() -> None:
     """An asynchronous function of a visitor is enough, but what it names must be a user's name."""
-    hook = Hook(f"{__name__}:by_name")
+    hook = Hook(f"{__name__}:by_name", Lengths(user=5))
     assert identify(hook, "carol") == Identity("carol")
-    with pytest.raises(Unauthorized):
-        identify(hook, "a\nb")
+    for name in ("a\nb", "caroline"):
+        with pytest.raises(Unauthorized):
+            identify(hook, name)
 
 
 async def test_the_hook_of_the_documentation() -> None:
@@ -307,12 +319,42 @@ def test_names_of_users(name: str, fine: bool) -> None:
     assert is_user(name) is fine
 
 
-@pytest.mark.parametrize(("size", "taken"), [(MAX_TOKEN, True), (MAX_TOKEN + 1, False), (10 * MAX_TOKEN, False)])
-def test_max_token(size: int, *, taken: bool) -> None:
+@pytest.mark.parametrize("most", [64, MAX_TOKEN, 2 * MAX_TOKEN])
+@pytest.mark.parametrize(("times", "more", "taken"), [(1, 0, True), (1, 1, False), (10, 0, False)])
+def test_the_longest_token(most: int, times: int, more: int, *, taken: bool) -> None:
     """A token has as many characters as may be; one that has more, few or many, is refused unread."""
+    size = times * most + more
     visitor = Visitor({"authorization": "Bearer " + "t" * size}, "here")
     if taken:
-        assert credential(visitor) == "t" * size
+        assert credential(visitor, most) == "t" * size
     else:
         with pytest.raises(Unauthorized):
-            credential(visitor)
+            credential(visitor, most)
+
+
+def test_lengths_are_what_is_set() -> None:
+    """A file of tokens holds none that could not be shown, and no name that nobody could have."""
+    short = Lengths.of(Config(max_token_chars=64, max_user_chars=5))
+    assert short == (64, 5)
+    assert Lengths.of(Config()) == USUAL
+    for name, size in (("alice", 65), ("alicia", 64)):
+        text = f'[users]\n{name} = "{"x" * size}"\n'
+        StaticTokens(text, "it")
+        with pytest.raises(ConfigError):
+            StaticTokens(text, "it", lengths=short)
+    text = f'[users]\nalice = "{"x" * 64}"\n'
+    assert identify(StaticTokens(text, "it", lengths=short), "x" * 64) is not None
+    for kind in (StaticTokens(text, "it", lengths=short), SignedTokens("HS256", [KEY], lengths=short)):
+        with pytest.raises(Unauthorized):
+            identify(kind, "x.y.z" * 20)
+
+
+def test_the_longest_name_that_somebody_else_gives() -> None:
+    """A signed token for a longer name is not good, however well signed."""
+    for most, taken in ((5, True), (4, False)):
+        tokens = SignedTokens("HS256", [KEY], lengths=Lengths(user=most))
+        if taken:
+            assert identify(tokens, signed(sub="alice")) is not None
+        else:
+            with pytest.raises(Unauthorized):
+                identify(tokens, signed(sub="alice"))

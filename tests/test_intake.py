@@ -11,6 +11,7 @@ from wsstream.chunklog import ChunkLog
 from wsstream.chunks import Delta, Kind
 from wsstream.errors import StreamFailure
 from wsstream.intake import CHECK_EVERY, MAX_CHUNK_CHARS, MAX_LINE_CHARS, YIELD_EVERY, Intake, Limits
+from wsstream.rejections import Clamp
 from wsstream.shaping import FIRST_HOLD, HOLD, Shaper
 from wsstream.splice import Continuation, Part, Repetition
 from wsstream.stores.memory import MemoryStore
@@ -92,6 +93,21 @@ async def test_lines_are_not_cut(kind: Kind) -> None:
     assert not taken.put("x" * (MAX_LINE_CHARS + 1), kind=kind)
     assert [stop.error_type for stop in taken.stops] == ["provider_error"]
     assert len(taken.log) == 4
+
+
+@in_virtual_time
+async def test_shorter_pieces_where_that_is_set() -> None:
+    """A text is cut as finely as is set, alone or among others, and is counted then; a tool call never is."""
+    clamped: list[Clamp] = []
+    log = ChunkLog("s", "e", MemoryStore())
+    intake = Intake(log, Limits(30, 10, 100, 1 << 30, on_clamp=clamped.append, delta=64), lambda _: None)
+    intake.put([Delta("a" * 64)])
+    intake.put([Delta("b" * 65)])
+    intake.put([Delta("c"), Delta("d" * 130)])
+    assert [len(chunk.content) for chunk in log.chunks(1, len(log))] == [64, 64, 1, 1, 64, 64, 2]
+    assert clamped == [Clamp.DELTA] * 2
+    intake.put([Delta("x" * 65, Kind.TOOL_CALL)])
+    assert len(log.chunks(8, 8)[0].content) == 65
 
 
 @in_virtual_time

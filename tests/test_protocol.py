@@ -261,6 +261,44 @@ def test_a_malformed_first_message_closes(data: bytes) -> None:
     assert end.events_received() == []
 
 
+NAMED = [
+    ("chat_request", "request_id", {"message": "hi"}),
+    ("chat_request", "session_id", {"message": "hi", "request_id": "r"}),
+    ("get_history", "session_id", {}),
+    ("rename_session", "session_id", {"title": "t"}),
+    ("delete_session", "session_id", {}),
+]
+
+
+@pytest.mark.parametrize(("type", "field", "others"), NAMED, ids=[f"{row[0]} {row[1]}" for row in NAMED])
+def test_names_may_be_held_shorter(type: str, field: str, others: dict[str, Any]) -> None:
+    """A name longer than the server is set to take is malformed as one is that the protocol forbids, three in a row too
+    many; one that is not is served, and forgives."""
+    end, strict = make_open(max_name_chars=64), make_open()
+    for size in (65, 128):
+        (answer,) = say(end, type=type, **{**others, field: "n" * size})
+        (as_ever,) = say(strict, type=type, **{**others, field: "n" * 129})
+        assert (answer["error_type"], answer.get("request_id")) == (as_ever["error_type"], as_ever.get("request_id"))
+        assert f"at `$.{field}`" in answer["message"]
+        assert end.events_received() == []
+    assert say(end, type=type, **{**others, field: "n" * 64}) == []
+    assert len(end.events_received()) == 1
+    for size in (65, 129, 640):
+        assert end.close is None
+        say(end, type=type, **{**others, field: "n" * size})
+    assert end.close == Close(1008, "repeated malformed messages")
+
+
+def test_a_hello_with_a_name_that_is_too_long() -> None:
+    """A hello is held to the same length, and closes as any malformed one."""
+    end = make(max_name_chars=64)
+    assert [answer["error_type"] for answer in say(end, type="hello", session_id="n" * 65)] == ["bad_request"]
+    assert end.close == Close(4400, "malformed hello")
+    end = make(max_name_chars=64)
+    assert say(end, type="hello", session_id="n" * 64) == []
+    assert end.close is None
+
+
 def test_an_unknown_first_message_does_not_close() -> None:
     """A first message of an unknown type is answered, and the hello is waited for on."""
     end = make()

@@ -15,7 +15,10 @@ import pytest
 from tests.answers import answered, begun, history, said, until
 from tests.conftest import SCRIPTED, Serve
 from tests.data.scripted import Scripted
+from tests.mounted import mount
 from tests.native import Answer, Native, connected, frame
+from tests.virtual import in_virtual_time
+from wsstream.access import Access
 from wsstream.chunks import ChatMessage, Finish, Kind, Usage
 from wsstream.errors import ContentFiltered
 from wsstream.messages import SessionChanged
@@ -243,6 +246,34 @@ async def test_one_history_at_a_time(serve: Serve, scripted: Scripted, sqlite: s
         await native.round_trip()
         assert native.types().count("history") == 1
         await history(native)
+
+
+@in_virtual_time
+async def test_histories_are_told_in_the_order_they_were_asked_for(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where several questions may wait, a quick answer does not overtake a slow one, and only one is looked up at a
+    time; answered ones make room."""
+    under_way, most = 0, 0
+    page = Access.page
+
+    async def slowly(access: Access, session_id: str, *asked: Any) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(1.0 if session_id == "slow" else 0.1)
+        under_way -= 1
+        return await page(access, session_id, *asked)
+
+    monkeypatch.setattr(Access, "page", slowly)
+    async with mount(scripted, max_history_questions=2) as it:
+        talk = await it.talk()
+        for _ in range(2):
+            for session_id in ("slow", "quick"):
+                talk.say("get_history", session_id=session_id)
+            await asyncio.sleep(2)
+        assert [told["session_id"] for told in talk.of_type("history")] == ["slow", "quick"] * 2
+        assert (most, await talk.found()) == (1, "served")
 
 
 async def test_whoever_leaves_while_history_is_read(serve: Serve, scripted: Scripted, sqlite: str) -> None:

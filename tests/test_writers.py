@@ -69,6 +69,17 @@ def test_writers_are_not_remembered_without_end() -> None:
     assert "w0" not in state.writers
 
 
+@pytest.mark.parametrize("remembered", [1, 2, 5])
+def test_how_many_writers_are_remembered(remembered: int) -> None:
+    """As many as are asked for, the latest; where there were more before, those are forgotten at once."""
+    state = STATE
+    for number in range(10):
+        state = state.after(Claim(f"w{number}", 0, 0), None, close=False)
+    for number in (10, 11, 9):
+        state = state.after(Claim(f"w{number}", 0, 1), None, close=False, remembered=remembered)
+    assert list(state.writers) == ["w7", "w8", "w10", "w11", "w9"][-remembered:]
+
+
 @pytest.mark.parametrize(
     ("wish", "meets"),
     [

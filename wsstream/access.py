@@ -69,7 +69,7 @@ class Guard:
         self.streams: Streams
         """What is behind the gate; set before anybody comes."""
         self.rejections = rejections or Rejections()
-        self.tickets = Tickets(config.ticket_lifetime, config.max_tickets_per_user)
+        self.tickets = Tickets(config.ticket_lifetime, config.max_tickets_per_user, config.max_token_chars)
         self._host = host
         found = configured(config, environ) if host is None else []
         self._identifiers: list[Identifier] = [self.tickets, *found] if found else []
@@ -141,7 +141,8 @@ class Guard:
                 if identity.expires is not None and identity.expires + self.config.token_grace < time.time():
                     raise Unauthorized("The token has expired")
                 return identity if identity.checked_by is not None else identity._replace(checked_by=identifier)
-        if not self._anonymous or (self._identifiers and credential(visitor) is not None):
+        shown = self._identifiers and credential(visitor, self.config.max_token_chars) is not None
+        if shown or not self._anonymous:
             raise Unauthorized
         return ANYBODY
 
@@ -166,9 +167,10 @@ class Guard:
         """
         assert isinstance(streams, Access)
         identity = streams.identity
-        if user is not None and not is_user(user):
+        longest = self.config.max_user_chars
+        if user is not None and not is_user(user, longest):
             self.rejections.count(Reason.PARAMETER)
-            raise BadRequest("A user's name has 1 to 256 printable characters")
+            raise BadRequest(f"A user's name has 1 to {longest} printable characters")
         if user is not None and user != identity.user:
             if self._identifiers and not identity.is_application:
                 self.rejections.count(Reason.FORBIDDEN)
@@ -242,10 +244,12 @@ class Access:
         """Begin an answer, or attach to the one that this caller's same request began.
 
         Raises:
+            MalformedMessage: its name, or the session's, is longer than this server takes.
             BadRequest: it asks for more than this server gives.
             RateLimited: they have begun too many.
         """
         guard = self._guard
+        m.check_names(guard.config.max_name_chars, session_id=session_id, request_id=asked.request_id)
         if self._streams.is_known(session_id, asked.request_id, self.user):
             return self._streams.start(session_id, asked, self.user)
         try:

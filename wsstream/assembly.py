@@ -168,7 +168,7 @@ class Assembly:
             durable.endpoints(self.config),
             feeds.endpoints(self.config, self.streams.feeds),
             aisdk_http.endpoints(self.config, self.registry),
-            tickets.endpoints(self.guard),
+            tickets.endpoints(self.guard, self.config.max_ticket_body_bytes),
         ]
 
     def _models(self) -> list[str]:

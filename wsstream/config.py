@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from wsstream.errors import ConfigError
+from wsstream.messages import MAX_NAME_CHARS
 from wsstream.protocol import ServerSettings
 
 ENV_PREFIX = "WSSTREAM_"
@@ -105,11 +106,22 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_control_bytes: Annotated[
         Bytes, Meta(description="answers, other than chunks, kept for a client that does not read them")
     ] = 64 * 1024
+    max_list_bytes: Annotated[Bytes, Meta(description="bytes of lists of streams that one read may ask for")] = (
+        1024 * 1024
+    )
+    max_history_questions: Annotated[
+        Annotated[int, Meta(ge=1, le=1000)], Meta(description="unanswered questions for a history, of one connection")
+    ] = 1
     max_posted_messages: Annotated[Count, Meta(description="native messages in one POST")] = 1024
     max_head_bytes: Annotated[
         Annotated[int, Meta(ge=1024, le=16 * 1024 * 1024)], Meta(description="the largest head of an HTTP request")
     ] = 16 * 1024
     max_body_bytes: Annotated[Bytes, Meta(description="the largest HTTP request body")] = 1024 * 1024
+    max_ticket_body_bytes: Annotated[Bytes, Meta(description="and of one that asks for a ticket")] = 4096
+    max_name_chars: Annotated[
+        Annotated[int, Meta(ge=64, le=MAX_NAME_CHARS)],
+        Meta(description=f"the longest name of a session, or of a request; {MAX_NAME_CHARS} at most"),
+    ] = MAX_NAME_CHARS
     max_prompt_chars: Annotated[Count, Meta(description="the longest newest message, and system prompt")] = 10_000
     max_stream_chunks: Annotated[Count, Meta(description="the longest answer, in chunks")] = 1_000_000
     max_stream_seconds: Annotated[Seconds, Meta(description="the longest answer, without waits for viewers")] = 1800.0
@@ -118,10 +130,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)],
         Meta(description="the longest tool call or data that a provider sends in one piece"),
     ] = 1024 * 1024
+    max_delta_chars: Annotated[
+        Annotated[int, Meta(ge=64, le=16 * 1024)],
+        Meta(description="characters at which any other piece is cut; 16384 at most"),
+    ] = 16 * 1024
 
     max_event_bytes: Annotated[
         Annotated[int, Meta(ge=64 * 1024, le=2**30)], Meta(description="the largest event of a provider")
     ] = 4 * 1024 * 1024
+    max_response_head_bytes: Annotated[
+        Annotated[int, Meta(ge=1024, le=16 * 1024 * 1024)],
+        Meta(description="the largest head of a provider's response"),
+    ] = 64 * 1024
     max_tool_calls: Annotated[Count, Meta(description="calls of tools in one answer")] = 128
 
     message_rate: Annotated[
@@ -186,6 +206,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_tickets_per_user: Annotated[Count, Meta(description="unused tickets of one user at once")] = 16
     ticket_lifetime: Annotated[float, Meta(gt=0, le=30, description="a ticket can be used")] = 30.0
     token_grace: Annotated[Seconds, Meta(description="a connection goes on when its token has run out")] = 60.0
+    max_token_chars: Annotated[
+        Annotated[int, Meta(ge=64, le=64 * 1024)], Meta(description="the longest token, or ticket, that is looked at")
+    ] = 4096
+    max_user_chars: Annotated[
+        Annotated[int, Meta(ge=1, le=256)], Meta(description="the longest name of a user; 256 at most")
+    ] = 256
 
     hello_timeout: Annotated[Seconds, Meta(description="for a connection's first message, and to decide on it")] = 10.0
     request_timeout: Annotated[
@@ -248,6 +274,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_feeds_bytes_per_user: Annotated[
         Bytes | None, Meta(description="bytes of one user's; 67108864 unless at home")
     ] = None
+    max_feed_name_chars: Annotated[
+        Annotated[int, Meta(ge=1, le=4096)], Meta(description="the longest name of a durable stream of clients")
+    ] = 512
+    max_writer_chars: Annotated[
+        Annotated[int, Meta(ge=1, le=1024)], Meta(description="the longest Producer-Id, and Stream-Seq")
+    ] = 128
+    max_writers: Annotated[
+        Annotated[int, Meta(ge=1, le=1000)], Meta(description="producers that a durable stream remembers, the latest")
+    ] = 100
     drain_timeout: Annotated[
         Annotated[float, Meta(gt=0, le=3600)], Meta(description="running answers get to end after SIGTERM")
     ] = 10.0

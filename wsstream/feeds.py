@@ -405,7 +405,8 @@ class Feeds:
         if ruling.verdict is not Verdict.TAKEN:
             return ruling
         self._check_room(feed.state.user, feed.size, content)
-        before, feed.state = feed.state, feed.state.after(claim, order, close=close)
+        remembered = self._config.max_writers
+        before, feed.state = feed.state, feed.state.after(claim, order, close=close, remembered=remembered)
         if before.writers.keys() - feed.state.writers:
             self._rejections.clamp(Clamp.WRITERS)
         if content.bodies:

@@ -28,7 +28,7 @@ from wsstream.wires.base import Visitor
 logger = logging.getLogger(__name__)
 
 MAX_TOKEN = 4096
-"""Bytes of a credential; a longer one is not even looked at."""
+"""Characters of a credential, where nothing else is set; a longer one is not even looked at."""
 MIN_TOKEN = 16
 """Characters of a static token; a shorter one can be guessed."""
 MIN_KEY = 32
@@ -37,6 +37,22 @@ MIN_RSA_BITS = 2048
 LEEWAY = 60
 """Seconds that the clock of whoever signs may differ from ours."""
 MAX_USER = 256
+"""Characters of a user's name, where nothing less is set."""
+
+
+class Lengths(NamedTuple):
+    """How long what is shown may be, in characters."""
+
+    token: int = MAX_TOKEN
+    user: int = MAX_USER
+
+    @classmethod
+    def of(cls, config: Config) -> Lengths:
+        """Those that are set."""
+        return cls(config.max_token_chars, config.max_user_chars)
+
+
+USUAL = Lengths()
 
 
 class Identity(NamedTuple):
@@ -73,8 +89,12 @@ class Identifier(Protocol):
         """Look whether what is revoked has changed; called every half minute."""
 
 
-def credential(visitor: Visitor) -> str | None:
+def credential(visitor: Visitor, longest: int = MAX_TOKEN) -> str | None:
     """What ``visitor`` shows: the token of a hello, or else that of the `Authorization` header (RFC 6750).
+
+    Args:
+        visitor: whoever shows it.
+        longest: its characters, at most.
 
     Raises:
         Unauthorized: it cannot be one.
@@ -87,7 +107,7 @@ def credential(visitor: Visitor) -> str | None:
         if scheme.lower() != "bearer":
             raise Unauthorized
     token = token.strip()
-    if not token or len(token) > MAX_TOKEN or not token.isascii():
+    if not token or len(token) > longest or not token.isascii():
         raise Unauthorized
     return token
 
@@ -98,12 +118,13 @@ def credential(visitor: Visitor) -> str | None:
 class StaticTokens:
     """The tokens of a file, each with its user: for applications, scripts and small teams."""
 
-    def __init__(self, text: str, source: str, path: str | None = None) -> None:
+    def __init__(self, text: str, source: str, path: str | None = None, lengths: Lengths = USUAL) -> None:
         """``text`` is TOML: tables ``users`` and ``applications`` of name = token, or a list of tokens.
 
         Raises:
             ConfigError: it is something else. The message shows no token.
         """
+        self._lengths = lengths
         self._path = path
         self._key = secrets.token_bytes(32)
         self._stamp = _stamp(path)
@@ -111,13 +132,13 @@ class StaticTokens:
         self._known = self._read(text)
 
     @classmethod
-    def from_file(cls, path: str) -> StaticTokens:
+    def from_file(cls, path: str, lengths: Lengths = USUAL) -> StaticTokens:
         """Those of a file, which is read again when it has changed.
 
         Raises:
             ConfigError: it cannot be read.
         """
-        return cls(_read_secret(path, "tokens_file"), "tokens_file", path)
+        return cls(_read_secret(path, "tokens_file"), "tokens_file", path, lengths)
 
     def _read(self, text: str) -> dict[bytes, Identity]:
         try:
@@ -137,10 +158,11 @@ class StaticTokens:
         return known
 
     def _entry(self, name: str, token: Any, *, is_application: bool) -> tuple[bytes, Identity]:
-        if not isinstance(token, str) or not MIN_TOKEN <= len(token) <= MAX_TOKEN or not token.isascii():
-            raise ConfigError(f"{self._source}: {name}: a token has {MIN_TOKEN} to {MAX_TOKEN} ASCII characters")
-        if not is_user(name):
-            raise ConfigError(f"{self._source}: a user's name has 1 to {MAX_USER} printable characters")
+        longest = self._lengths.token
+        if not isinstance(token, str) or not MIN_TOKEN <= len(token) <= longest or not token.isascii():
+            raise ConfigError(f"{self._source}: {name}: a token has {MIN_TOKEN} to {longest} ASCII characters")
+        if not is_user(name, self._lengths.user):
+            raise ConfigError(f"{self._source}: a user's name has 1 to {self._lengths.user} printable characters")
         digest = self._digest(token)
         return digest, Identity(name, token_id=digest.hex(), is_application=is_application)
 
@@ -150,7 +172,7 @@ class StaticTokens:
 
     async def identify(self, visitor: Visitor) -> Identity | None:
         """Look the token up."""
-        token = credential(visitor)
+        token = credential(visitor, self._lengths.token)
         if token is None:
             return None
         digest = self._digest(token)
@@ -199,7 +221,13 @@ class SignedTokens:
     """
 
     def __init__(
-        self, algorithm: str, keys: list[bytes], *, audience: str | None = None, issuer: str | None = None
+        self,
+        algorithm: str,
+        keys: list[bytes],
+        *,
+        audience: str | None = None,
+        issuer: str | None = None,
+        lengths: Lengths = USUAL,
     ) -> None:
         """``keys``: the current one, and the one before while tokens of it are still about.
 
@@ -210,10 +238,11 @@ class SignedTokens:
         self._keys = [_prepare_key(algorithm, key) for key in keys]
         self._audience = audience
         self._issuer = issuer
+        self._lengths = lengths
 
     async def identify(self, visitor: Visitor) -> Identity | None:
         """Check the token."""
-        token = credential(visitor)
+        token = credential(visitor, self._lengths.token)
         if token is None or token.count(".") != 2:
             return None
         for key in self._keys:
@@ -243,7 +272,7 @@ class SignedTokens:
 
     def _identity(self, claims: dict[str, Any]) -> Identity:
         user = claims["sub"]
-        if not isinstance(user, str) or not is_user(user):
+        if not isinstance(user, str) or not is_user(user, self._lengths.user):
             raise Unauthorized
         return Identity(user, float(claims["exp"]), str(claims.get("jti", "")))
 
@@ -282,12 +311,13 @@ class Hook:
     a header. Such an object may also have ``is_revoked(identity)``, which must answer at once.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, lengths: Lengths = USUAL) -> None:
         """``path`` is ``module:attribute``.
 
         Raises:
             ConfigError: there is nothing like that.
         """
+        self._longest_user = lengths.user
         target = load_attribute(path, "identity_hook")
         if isinstance(target, type):
             target = target()
@@ -302,8 +332,9 @@ class Hook:
         """Ask the hook."""
         answer = self._identify(_with_token(visitor))
         identity = await answer if isawaitable(answer) else answer
-        if identity is not None and not is_user(identity.user):
-            logger.error("the identity hook gave a user's name that is not 1 to %d printable characters", MAX_USER)
+        longest = self._longest_user
+        if identity is not None and not is_user(identity.user, longest):
+            logger.error("the identity hook gave a user's name that is not 1 to %d printable characters", longest)
             raise Unauthorized
         return identity
 
@@ -326,9 +357,9 @@ def _with_token(visitor: Visitor) -> Visitor:
 # -- what is configured
 
 
-def is_user(name: str) -> bool:
+def is_user(name: str, longest: int = MAX_USER) -> bool:
     """Whether ``name`` can be a user's: in logs and in file names of backups it must not do harm."""
-    return 0 < len(name) <= MAX_USER and name.isprintable()
+    return 0 < len(name) <= longest and name.isprintable()
 
 
 def configured(config: Config, environ: Mapping[str, str]) -> list[Identifier]:
@@ -338,10 +369,11 @@ def configured(config: Config, environ: Mapping[str, str]) -> list[Identifier]:
         ConfigError: one is not set up rightly.
     """
     found: list[Identifier] = []
+    lengths = Lengths.of(config)
     if config.tokens_file is not None:
-        found.append(StaticTokens.from_file(config.tokens_file))
+        found.append(StaticTokens.from_file(config.tokens_file, lengths))
     if environ.get("WSSTREAM_TOKENS"):
-        found.append(StaticTokens(environ["WSSTREAM_TOKENS"], "WSSTREAM_TOKENS"))
+        found.append(StaticTokens(environ["WSSTREAM_TOKENS"], "WSSTREAM_TOKENS", lengths=lengths))
     keys = [
         key
         for path, variable in (
@@ -351,9 +383,10 @@ def configured(config: Config, environ: Mapping[str, str]) -> list[Identifier]:
         if (key := _key(path, environ.get(variable)))
     ]
     if keys:
-        found.append(SignedTokens(config.jwt_algorithm, keys, audience=config.jwt_audience, issuer=config.jwt_issuer))
+        claims = {"audience": config.jwt_audience, "issuer": config.jwt_issuer}
+        found.append(SignedTokens(config.jwt_algorithm, keys, **claims, lengths=lengths))
     if config.identity_hook is not None:
-        found.append(Hook(config.identity_hook))
+        found.append(Hook(config.identity_hook, lengths))
     return found
 
 

@@ -23,7 +23,7 @@ YIELD_EVERY = 64
 """Chunks after which the loop gets its turn, however eager the provider: acks and other streams must not wait."""
 
 MAX_CHUNK_CHARS = 16 * 1024
-"""A larger delta is cut, so that a byte window can hold it."""
+"""A larger delta is cut, so that a byte window can hold it. (Where nothing less is set.)"""
 
 MAX_LINE_CHARS = 1024 * 1024
 """A tool call, or data, is one JSON line and cannot be cut. A larger one fails the answer. (Where nothing is set.)"""
@@ -39,7 +39,7 @@ Stop = Callable[[StreamFailure], None]
 class Limits:
     """What one answer may take. Times are seconds; those in which the provider waits for viewers do not count."""
 
-    __slots__ = ("between", "chunks", "first_token", "line", "on_clamp", "seconds", "weight")
+    __slots__ = ("between", "chunks", "delta", "first_token", "line", "on_clamp", "seconds", "weight")
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Limits:
         seconds: float = float("inf"),
         line: int = MAX_LINE_CHARS,
         on_clamp: Callable[[Clamp], None] = lambda _: None,
+        delta: int = MAX_CHUNK_CHARS,
     ) -> None:
         self.first_token = first_token
         self.between = between
@@ -57,6 +58,7 @@ class Limits:
         self.weight = weight
         self.seconds = seconds
         self.line = line
+        self.delta = delta
         self.on_clamp = on_clamp
         """Counts what is cut, or shortened."""
 
@@ -68,6 +70,7 @@ class Intake:
         "_between",
         "_limits",
         "_log",
+        "_longest",
         "_stages",
         "_stop",
         "_unchecked",
@@ -87,6 +90,7 @@ class Intake:
         self._log = log
         self._limits = limits
         self._between = limits.between
+        self._longest = limits.delta
         self._stop = stop
         self._stages = _Stages(log, splice, shaper) if splice is not None or shaper is not None else None
         self._way_at = len(log)
@@ -111,9 +115,9 @@ class Intake:
             return False
         alone = len(deltas) == 1  # nearly always
         if alone:
-            if not 0 < len(deltas[0].content) <= MAX_CHUNK_CHARS:
+            if not 0 < len(deltas[0].content) <= self._longest:
                 return self._put_odd(deltas)
-        elif not deltas or _any_odd(deltas):
+        elif not deltas or _any_odd(deltas, self._longest):
             return self._put_odd(deltas)
         now = time.monotonic()
         self.deadline = now + self._between
@@ -148,19 +152,19 @@ class Intake:
             return False
         self._way_at -= 1
         for part in sound:
-            if len(part.content) > MAX_CHUNK_CHARS:
+            if len(part.content) > self._longest:
                 self._put_line(part)
             else:
                 self.put((part,))
         return not self.over and self._log.has_room()
 
     def _cut(self, delta: Delta) -> list[Delta]:
-        text, kind = delta.content, delta.kind
+        text, kind, longest = delta.content, delta.kind, self._longest
         if kind in (Kind.TOOL_CALL, Kind.DATA):
             return [delta] if text else []
-        if len(text) > MAX_CHUNK_CHARS:
+        if len(text) > longest:
             self._limits.on_clamp(Clamp.DELTA)
-        return [Delta(text[i : i + MAX_CHUNK_CHARS], kind) for i in range(0, len(text), MAX_CHUNK_CHARS)]
+        return [Delta(text[i : i + longest], kind) for i in range(0, len(text), longest)]
 
     def _put_line(self, line: Delta) -> None:
         """As `put`, of what is too long for it and may not be cut."""
@@ -318,5 +322,5 @@ class _Stages:
             self._timer = None
 
 
-def _any_odd(deltas: Sequence[Delta]) -> bool:
-    return any(not 0 < len(delta.content) <= MAX_CHUNK_CHARS for delta in deltas)
+def _any_odd(deltas: Sequence[Delta], longest: int) -> bool:
+    return any(not 0 < len(delta.content) <= longest for delta in deltas)

@@ -20,10 +20,13 @@ from wsstream.errors import BadRequest, MalformedMessage, UnknownMessage, Wsstre
 MAX_ID = 2**53 - 1
 """The largest integer that every JSON reader keeps exact (RFC 8259, section 6)."""
 
+MAX_NAME_CHARS = 128
+"""Of the name of a session, or of a request, whatever a server is set to: that may only be less."""
+
 ChunkId = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-SessionId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:~-]{1,128}\Z")]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_CHARS)]
+SessionId = Annotated[str, msgspec.Meta(pattern=rf"^[A-Za-z0-9_.:~-]{{1,{MAX_NAME_CHARS}}}\Z")]
 PageSize = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Title = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Timestamp = int | float | str | None
@@ -451,6 +454,17 @@ def _as_hello(data: bytes) -> Hello:
         return _decode_hello(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise MalformedMessage(explain(error)) from None
+
+
+def check_names(longest: int, **names: str | None) -> None:
+    """See that no name, by its field, is longer than a server is set to take.
+
+    Raises:
+        MalformedMessage: one is, in the words for one that is longer than `MAX_NAME_CHARS`.
+    """
+    for field, name in names.items():
+        if name is not None and len(name) > longest:
+            raise MalformedMessage(f"Malformed message: Expected `str` of length <= {longest} - at `$.{field}`")
 
 
 def digest_of(asked: ChatRequested) -> bytes:

@@ -68,6 +68,9 @@ class ServerSettings(msgspec.Struct, frozen=True):
     max_early_bytes: int = 256 * 1024
     max_early_messages: int = 32
     max_control_bytes: int = 64 * 1024
+    max_list_bytes: int = 1024 * 1024
+    max_history_questions: int = 1
+    max_name_chars: int = m.MAX_NAME_CHARS
     max_ui_message_bytes: int = 4 * 1024 * 1024
     hello_timeout: float = 10.0
     heartbeat_interval: float = 10.0
@@ -162,14 +165,27 @@ class ServerProtocol:
             except RequestError:
                 self._spend(now)
                 raise
-            self._malformed = 0
             if type(message) is m.ChunkAck and self._state is not ConnectionState.GREETING:
+                self._malformed = 0
                 self._on_ack(message, now)
             else:
                 self._spend(now)
+                self._check_names(message)
+                self._malformed = 0
                 self._dispatch(message, now)
         except RequestError as error:
             self._on_refused(error, data)
+
+    def _check_names(self, message: m.ClientMessage) -> None:
+        """The decoder holds what the protocol allows; a server may be set to less.
+
+        Raises:
+            MalformedMessage: a name is longer than that.
+        """
+        longest = self._settings.max_name_chars
+        if longest < m.MAX_NAME_CHARS:
+            names = {field: getattr(message, field, None) for field in ("session_id", "request_id")}
+            m.check_names(longest, **names)
 
     def receive_life(self, now: float) -> None:
         """Something came that was not a message, such as a WebSocket ping: the peer is alive."""
@@ -271,7 +287,7 @@ class ServerProtocol:
             self.round_trip = sample if self.round_trip is None else min(sample, self.round_trip * 1.25)
 
     def _on_refused(self, error: RequestError, data: bytes) -> None:
-        self._send(m.error_message(error, request_id=_request_id(data)))
+        self._send(m.error_message(error, request_id=_request_id(data, self._settings.max_name_chars)))
         if error.close_code is not None:
             self.fail(error.close_code, str(error))
         elif isinstance(error, MalformedMessage):
@@ -578,10 +594,10 @@ class _RequestId(msgspec.Struct):
 _decode_request_id = msgspec.json.Decoder(_RequestId).decode
 
 
-def _request_id(data: bytes) -> str | None:
+def _request_id(data: bytes, longest: int) -> str | None:
     """The request_id of a message that could not be read otherwise, so that its sender knows which one failed."""
     try:
         name = _decode_request_id(m.mended(data)).request_id
-        return None if name is not None and "\ufffd" in name else name
+        return None if name is None or len(name) > longest or "\ufffd" in name else name
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

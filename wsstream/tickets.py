@@ -13,7 +13,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from wsstream.errors import RateLimited, Unauthorized
-from wsstream.identity import Identity, credential
+from wsstream.identity import MAX_TOKEN, Identity, credential
 from wsstream.wires.base import Visitor
 
 PREFIX = "tkt_"
@@ -30,8 +30,9 @@ class _Ticket(NamedTuple):
 class Tickets:
     """The tickets of this process that nobody has used yet; kept as digests, oldest first."""
 
-    def __init__(self, lifetime: float, per_user: int = MAX_PER_USER) -> None:
-        """``lifetime`` in seconds; ``per_user``: of one user that are out at once."""
+    def __init__(self, lifetime: float, per_user: int = MAX_PER_USER, longest: int = MAX_TOKEN) -> None:
+        """``lifetime`` in seconds; ``per_user``: of one user that are out at once; ``longest``: of what is shown."""
+        self._longest = longest
         self._lifetime = lifetime
         self._per_user = per_user
         self._out: OrderedDict[bytes, _Ticket] = OrderedDict()
@@ -56,7 +57,7 @@ class Tickets:
 
     async def identify(self, visitor: Visitor) -> Identity | None:
         """Use a ticket up. One in a header was not meant for a page, and is none."""
-        token = credential(visitor)
+        token = credential(visitor, self._longest)
         if token is None or not token.startswith(PREFIX):
             return None
         self._forget_old()

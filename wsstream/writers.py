@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 MAX_WRITERS = 100
-"""Writers that a feed remembers, those that wrote last."""
+"""Writers that a feed remembers, those that wrote last. (Where nothing else is set.)"""
 
 
 class Writer(msgspec.Struct, frozen=True, array_like=True):
@@ -93,12 +93,13 @@ class FeedState(msgspec.Struct, frozen=True, omit_defaults=True):
     deleted: bool = False
     """Deleted, but for the forks that it has."""
 
-    def after(self, claim: Claim | None, order: str | None, *, close: bool) -> FeedState:
-        """What it is when an append was taken."""
+    def after(self, claim: Claim | None, order: str | None, *, close: bool, remembered: int = MAX_WRITERS) -> FeedState:
+        """What it is when an append was taken. ``remembered``: writers, at most."""
         writers = self.writers
         if claim is not None:
             others = [(name, writer) for name, writer in writers.items() if name != claim.writer]
-            writers = dict([*others[1 - MAX_WRITERS :], (claim.writer, Writer(claim.epoch, claim.seq))])
+            kept = others[max(0, len(others) + 1 - remembered) :]
+            writers = dict([*kept, (claim.writer, Writer(claim.epoch, claim.seq))])
         return msgspec.structs.replace(
             self,
             writers=writers,

@@ -254,6 +254,34 @@ async def test_an_event_without_end_fills_no_memory(shape: type[Shape], monkeypa
     assert (type(error), sink.text) == (ProviderError, "w0 w1 w2 ")
 
 
+@pytest.mark.parametrize(("most", "fails"), [(4096, False), (1024, True)])
+async def test_a_head_that_is_too_large(
+    shape: type[Shape], monkeypatch: pytest.MonkeyPatch, most: int, fails: bool
+) -> None:
+    """A response whose head is larger than may be is no answer; one that is not, is."""
+    monkeypatch.setattr(sys.modules[__name__], "BOUNDS", Bounds(head_bytes=most))
+
+    def script() -> Iterator[Any]:
+        yield Step.REQUEST
+        begun = False
+        for step in FAULTS["none"](shape(), QUICK):
+            if isinstance(step, bytes) and not begun:
+                begun = True
+                line, _, rest = step.partition(b"\r\n")
+                yield line + b"\r\nX: " + b"x" * 2000
+                yield 0.05
+                step = b"\r\n" + rest
+            yield step
+        yield Step.HOLD
+
+    if fails:
+        _, error = await failed(shape, script())
+        assert type(error) is ProviderError
+    else:
+        sink, _ = await answered(shape, script())
+        assert sink.text
+
+
 @pytest.mark.parametrize("name", ["stall", "pings"])
 async def test_silence_in_the_middle_is_noticed(shape: type[Shape], name: str) -> None:
     """A stalled upstream is given up and closed, and signs of life that are no words do not put that off."""

@@ -16,8 +16,10 @@ import httpx2
 import pytest
 import uvloop
 
+from wsstream.config import Config
 from wsstream.providers import http
 from wsstream.providers.http import MAX_HEAD, finish, http_client, pump
+from wsstream.providers.reading import bounds_of
 from wsstream.testing.upstream import CHUNKED, LAST, Script, Step, Upstream, chunked, head, playing, whole
 
 REQUEST, HOLD, RESET = Step.REQUEST, Step.HOLD, Step.RESET
@@ -32,10 +34,10 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def talking(*scripts: Script) -> AsyncIterator[tuple[Upstream, httpx2.AsyncClient]]:
+async def talking(*scripts: Script, max_head: int = MAX_HEAD) -> AsyncIterator[tuple[Upstream, httpx2.AsyncClient]]:
     """An upstream that plays these, and a client that talks to it."""
     async with playing(*scripts) as upstream, asyncio.timeout(PATIENCE):
-        client = http_client(upstream.url)
+        client = http_client(upstream.url, max_head)
         async with client:
             yield upstream, client
 
@@ -284,14 +286,18 @@ async def test_a_head_may_not_be_huge() -> None:
         assert upstream.seen[0].written < 8_000_000
 
 
-@pytest.mark.parametrize(("size", "taken"), [(MAX_HEAD, True), (MAX_HEAD + 1, False), (10 * MAX_HEAD, False)])
-async def test_max_head(size: int, *, taken: bool) -> None:
+@pytest.mark.parametrize("most", [2048, MAX_HEAD])
+@pytest.mark.parametrize(("times", "more", "taken"), [(1, 0, True), (1, 1, False), (10, 0, False)])
+async def test_max_response_head_bytes(most: int, times: int, more: int, *, taken: bool) -> None:
     """A head that is not whole after as many bytes as may be is waited for; after more, not."""
+    bounds = bounds_of(Config(max_response_head_bytes=most))
+    size = times * most + more
     begin = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
     pad = b"X: " + b"x" * 1000 + b"\r\n"
     begin += pad * ((size - len(begin)) // len(pad) - 1)
     begin += b"Y: " + b"y" * (size - len(begin) - 3)
-    async with talking([REQUEST, begin, 0.05, b"\r\n\r\nok", HOLD]) as (upstream, client):
+    script = [REQUEST, begin, 0.05, b"\r\n\r\nok", HOLD]
+    async with talking(script, max_head=bounds.head_bytes) as (upstream, client):
         if taken:
             assert await fetch(client, upstream) == b"ok"
         else:

@@ -17,8 +17,7 @@ from tests.data.scripted import Scripted
 from tests.native import connected
 from tests.wires.http import Event, Events, browsing, events
 from wsstream.frames import text_frame
-from wsstream.messages import encode
-from wsstream.wires import desk, native_http
+from wsstream.wires import native_http
 from wsstream.wires.native_http import events as as_events
 
 FAST = "demo:rate=0,tokens=40"
@@ -258,14 +257,11 @@ def test_frames_become_events(size: int) -> None:
 
 
 @pytest.mark.parametrize(("lists", "goes_on"), [(5, True), (6, False), (50, False)])
-async def test_max_turn_control(serve: Serve, monkeypatch: pytest.MonkeyPatch, lists: int, *, goes_on: bool) -> None:
+async def test_max_list_bytes(serve: Serve, lists: int, *, goes_on: bool) -> None:
     """What one read asks for is told until it is more than may be: four lists and one; who asks for more is closed."""
-    server = await serve()
+    size = len(text_frame(b'{"type":"stream_list","streams":[]}'))
+    server = await serve(max_list_bytes=4 * size)
     async with browsing(server) as client, talking(client) as talk:
-        await talk.send({"type": "list_streams"})
-        told = await talk.until("stream_list")
-        size = len(text_frame(encode(told)))
-        monkeypatch.setattr(desk, "MAX_TURN_CONTROL", 4 * size)
         await talk.send(*[{"type": "list_streams"}] * lists)
         if goes_on:
             for _ in range(lists):

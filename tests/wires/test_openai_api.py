@@ -389,6 +389,21 @@ async def test_idempotency(serve: Serve) -> None:
     assert len(ids) == 1
 
 
+@pytest.mark.parametrize("header", ["Idempotency-Key", "X-Wsstream-Session-Id"])
+async def test_names_in_headers(serve: Serve, header: str) -> None:
+    """A request's or a session's name is no longer than max_name_chars, and what is refused is counted."""
+    server = await serve(max_name_chars=64)
+    async with browsing(server) as client:
+        found = []
+        for size in (64, 65, 640):
+            body = {"model": "demo:rate=0,tokens=2", "messages": ASK}
+            found.append(
+                (await client.post("/v1/chat/completions", json=body, headers={header: "n" * size})).status_code
+            )
+    assert found == [200, 400, 400]
+    assert server.rejections.statistics()["malformed"] == 2
+
+
 async def test_a_completion_is_seen_on_the_socket(serve: Serve, scripted: Scripted) -> None:
     """What began here is followed and cancelled there."""
     server = await serve(provider=SCRIPTED)

@@ -60,7 +60,7 @@ class AnthropicProvider:
         quiet("anthropic", "httpx2", "httpcore2")
         url = base_url or SERVICES["anthropic"].url
         self._client = anthropic.AsyncAnthropic(
-            api_key=api_key, base_url=url, http_client=http_client(url), max_retries=0
+            api_key=api_key, base_url=url, http_client=http_client(url, bounds.head_bytes), max_retries=0
         )
         # What is asked goes past the SDK's own parameters: some that the API takes have no name there any more.
         create = self._client.messages.with_streaming_response.create

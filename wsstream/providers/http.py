@@ -29,6 +29,7 @@ IDLE_TIMEOUT = 15.0
 """Seconds a connection is kept for the next request."""
 MAX_IDLE = 100
 MAX_HEAD = 64 * 1024
+"""Bytes of a response's head, where nothing else is set."""
 MAX_HELD = 1024 * 1024
 """Bytes of a body kept while nobody takes them; then the upstream has to wait."""
 MAX_ERROR_BYTES = 64 * 1024
@@ -40,13 +41,18 @@ Take = Callable[[bytes], bool]
 Origin = tuple[str, str, int]
 
 
-def http_client(base_url: str) -> httpx2.AsyncClient:
-    """An HTTP client for an SDK that will talk to ``base_url``. It follows no redirects: they could lead anywhere."""
+def http_client(base_url: str, max_head: int = MAX_HEAD) -> httpx2.AsyncClient:
+    """An HTTP client for an SDK that will talk to ``base_url``. It follows no redirects: they could lead anywhere.
+
+    Args:
+        base_url: where to.
+        max_head: bytes of a response's head. (Where a proxy is configured, the SDK's own transport has its own limit.)
+    """
     host = httpx2.URL(base_url).host
     proxied = getproxies().keys() & {"http", "https", "all"} and not proxy_bypass(host)
     return httpx2.AsyncClient(
         timeout=TIMEOUT,
-        transport=None if proxied else _Transport(),
+        transport=None if proxied else _Transport(max_head),
         headers={"Accept-Encoding": "identity"},
         event_hooks={"response": [_bound_error]},
     )
@@ -106,7 +112,8 @@ async def finish(response: httpx2.Response, patience: float) -> None:
 class _Transport(httpx2.AsyncBaseTransport):
     """httpx2's requests on connections of ours."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_head: int) -> None:
+        self.max_head = max_head
         self._idle: dict[Origin, list[_Connection]] = {}
         self._ssl: ssl.SSLContext | None = None
 
@@ -299,7 +306,7 @@ class _Connection(asyncio.Protocol):
         self._parser.feed_data(data)
         if self._body is None:  # the parser tells of a header only when it is whole
             self._head_size += len(data)
-            if self._head_size > MAX_HEAD:
+            if self._head_size > self._pool.max_head:
                 raise httptools.HttpParserError("the response's head is too large")
 
     def eof_received(self) -> bool:

@@ -68,8 +68,9 @@ class OpenAIProvider:
         """``model`` is asked where a request names none; where neither does, the first that the server lists."""
         quiet("openai", "httpx2", "httpcore2")
         url = base_url or OPENAI_URL
+        client = http_client(url, bounds.head_bytes)
         # Trying again is the producer's business: it tells people why they wait.
-        self._client = openai.AsyncOpenAI(api_key=api_key, base_url=url, http_client=http_client(url), max_retries=0)
+        self._client = openai.AsyncOpenAI(api_key=api_key, base_url=url, http_client=client, max_retries=0)
         self._is_openai = self._client.base_url.host == "api.openai.com"
         self._model = model
         self._asking_for_model = asyncio.Lock()

@@ -15,7 +15,7 @@ from wsstream.config import Config
 from wsstream.errors import Interrupted, ProviderError, StreamFailure
 from wsstream.providers.base import Sink
 from wsstream.providers.failures import noted, of_event, request_id
-from wsstream.providers.http import MAX_ERROR_BYTES, finish, pump, read_whole
+from wsstream.providers.http import MAX_ERROR_BYTES, MAX_HEAD, finish, pump, read_whole
 from wsstream.providers.sse import MAX_EVENT_BYTES, SseParser
 from wsstream.providers.tools import MAX_CALLS
 
@@ -32,6 +32,8 @@ class Bounds(NamedTuple):
     event_bytes: int = MAX_EVENT_BYTES
     """Of each event."""
     tool_calls: int = MAX_CALLS
+    head_bytes: int = MAX_HEAD
+    """Of the response that it comes in."""
 
 
 ANY = Bounds()
@@ -39,7 +41,7 @@ ANY = Bounds()
 
 def bounds_of(config: Config) -> Bounds:
     """Those that are set."""
-    return Bounds(config.max_event_bytes, config.max_tool_calls)
+    return Bounds(config.max_event_bytes, config.max_tool_calls, config.max_response_head_bytes)
 
 
 class Reading(ABC):

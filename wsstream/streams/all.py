@@ -112,6 +112,7 @@ class Streams:
             config.max_stream_seconds,
             config.max_line_chars,
             self._rejections.clamp,
+            config.max_delta_chars,
         )
         self._all_read: asyncio.Event | None = None
         self._started = 0

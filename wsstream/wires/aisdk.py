@@ -22,6 +22,7 @@ from wsstream.errors import (
     CloseCode,
     Draining,
     Forbidden,
+    MalformedMessage,
     RateLimited,
     RequestError,
     StoreError,
@@ -32,7 +33,7 @@ from wsstream.errors import (
 from wsstream.flow import SendWindow
 from wsstream.frames import text_frame
 from wsstream.limits import Bucket
-from wsstream.messages import Name, SessionChanged, SessionId, encode
+from wsstream.messages import Name, SessionChanged, SessionId, check_names, encode
 from wsstream.rejections import Reason
 from wsstream.wires.base import Gate, StreamLike, StreamsLike, Visitor
 from wsstream.wires.hub import Hub
@@ -238,7 +239,9 @@ class AiDialogue:
         self.messages_received += 1
         try:
             frame = _decode(data)
-        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            longest = self._hub.settings.max_name_chars
+            check_names(longest, id=getattr(frame, "id", None), requestId=frame.request_id)
+        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, MalformedMessage) as error:
             self._refuse_frame(data, error)
             return
         try:
@@ -256,10 +259,11 @@ class AiDialogue:
 
     def _refuse_frame(self, data: bytes, error: Exception) -> None:
         """A request that is only wrong is told so; what is no request at all ends the connection."""
+        self._hub.registry.rejections.count(Reason.MALFORMED)
         try:
             request = msgspec.json.decode(data, type=_AnyRequest)
-        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError):
-            self._hub.registry.rejections.count(Reason.MALFORMED)
+            check_names(self._hub.settings.max_name_chars, requestId=request.request_id)
+        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, MalformedMessage):
             self.close(CloseCode.POLICY_VIOLATION, "Invalid frame")
             return
         self._tell(_frame("error", request.request_id, errorText=str(error)))

@@ -40,9 +40,6 @@ from wsstream.wires.outlet import Outlet
 
 logger = logging.getLogger(__name__)
 
-MAX_TURN_CONTROL = 1024 * 1024
-"""Bytes of lists that one read may provoke: a small question can have a large answer."""
-
 
 class Desk:
     """Carries out what one client asks."""
@@ -52,8 +49,9 @@ class Desk:
         "_hub",
         "_line",
         "_out",
-        "_question",
+        "_questions",
         "_queued",
+        "_teller",
         "_unpaused",
         "session_id",
         "streams",
@@ -74,7 +72,8 @@ class Desk:
         self._line = line
         self._core = core
         self._out = out
-        self._question: asyncio.Task[None] | None = None
+        self._questions: list[tuple[str, m.GetHistory]] | None = None
+        self._teller: asyncio.Task[None] | None = None
         self._unpaused: Future[None] | None = None
         self._queued: dict[str, tuple[StreamLike, Callable[[int], None]]] | None = None
         self.streams = streams
@@ -274,7 +273,7 @@ class Desk:
     # -- sessions
 
     def _on_list(self, asked: m.ListStreams) -> None:
-        if self._out.unsaid > MAX_TURN_CONTROL:
+        if self._out.unsaid > self._hub.settings.max_list_bytes:  # a small question can have a large answer
             self._hub.registry.rejections.count(Reason.MESSAGES)
             self._out.close(CloseCode.POLICY_VIOLATION, "too many questions at once")
             return
@@ -283,10 +282,23 @@ class Desk:
         self._out.carry_out()
 
     def _on_history(self, asked: m.GetHistory) -> None:
-        if self._question is not None:
-            raise RateLimited("One get_history at a time", retry_after=1.0)
-        session_id = asked.session_id or self.session_id
-        self._question = self._hub.loop.create_task(self._answer_history(session_id, asked))
+        questions = self._questions = self._questions or []
+        most = self._hub.settings.max_history_questions
+        if len(questions) >= most:
+            raise RateLimited(f"{'One' if most == 1 else most} get_history at a time", retry_after=1.0)
+        questions.append((asked.session_id or self.session_id, asked))
+        if self._teller is None:
+            self._teller = self._hub.loop.create_task(self._answer_questions(questions))
+
+    async def _answer_questions(self, questions: list[tuple[str, m.GetHistory]]) -> None:
+        """One after the other, so that answers come in the order of the questions, and one page is in memory."""
+        try:
+            while questions and self._core.state is not ConnectionState.CLOSED:
+                await self._answer_history(*questions[0])
+                del questions[0]
+                self._out.carry_out()
+        finally:
+            self._teller = self._questions = None
 
     async def _answer_history(self, session_id: str, asked: m.GetHistory) -> None:
         try:
@@ -301,9 +313,6 @@ class Desk:
         except Exception:
             logger.exception("a connection failed unexpectedly", extra={"connection_id": self._line.connection_id})
             self._out.on_broken()
-        finally:
-            self._question = None
-        self._out.carry_out()
 
     def _on_rename(self, asked: m.RenameSession) -> None:
         session_id = asked.session_id or self.session_id
@@ -345,8 +354,8 @@ class Desk:
         for stream, tell in (self._queued or {}).values():
             stream.forget_queue(tell)
         self._queued = None
-        if self._question is not None:
-            self._question.cancel()
+        if self._teller is not None:
+            self._teller.cancel()
 
 
 _HANDLERS: dict[type[msgspec.Struct], Any] = {

@@ -11,6 +11,7 @@ import contextlib
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from starlette.responses import Response
@@ -39,9 +40,8 @@ from wsstream.wires.reader import LogReader, Span
 from wsstream.writers import Claim, FeedConfig, Fork, Ruling, Verdict, media_type
 
 PREFIX = "/v1/stream/"
-MAX_NAME = 512
-MAX_WRITER = 128
-"""Characters of a writer's name, and of a ``Stream-Seq``."""
+MAX_TYPE = 512
+"""Characters of a ``Content-Type``."""
 MAX_INTEGER = 2**53 - 1
 
 SAFE = {
@@ -81,18 +81,30 @@ def parse_offset(text: str | None, tail: int) -> int:
 # -- what a request says ---------------------------------------------------------------------------------------------
 
 
-def name_of(call: Call) -> str:
+class Lengths(NamedTuple):
+    """How long what a request says may be, in characters."""
+
+    name: int = 512
+    """Of a feed's name."""
+    writer: int = 128
+    """Of a writer's name, and of a ``Stream-Seq``."""
+
+
+USUAL = Lengths()
+
+
+def name_of(call: Call, lengths: Lengths = USUAL) -> str:
     """The feed's name.
 
     Raises:
         MalformedMessage: it is none.
     """
-    return _checked_name(call.request.path_params["name"])
+    return _checked_name(call.request.path_params["name"], lengths.name)
 
 
-def _checked_name(name: str) -> str:
-    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-        raise TooLong(f"A stream's name has 1 to {MAX_NAME} printable characters")
+def _checked_name(name: str, longest: int) -> str:
+    if not 0 < len(name) <= longest or not name.isprintable():
+        raise TooLong(f"A stream's name has 1 to {longest} printable characters")
     return name
 
 
@@ -104,12 +116,12 @@ def _integer(text: str, header: str, pattern: re.Pattern[str] = _INTEGER) -> int
 
 def _content_type(headers: Mapping[str, str]) -> str | None:
     given = headers.get("content-type", "").strip()
-    if given and (len(given) > MAX_NAME or _TYPE.fullmatch(given) is None):
+    if given and (len(given) > MAX_TYPE or _TYPE.fullmatch(given) is None):
         raise MalformedMessage("Content-Type must be a media type")
     return given or None
 
 
-def wish_of(headers: Mapping[str, str]) -> FeedConfig:
+def wish_of(headers: Mapping[str, str], lengths: Lengths = USUAL) -> FeedConfig:
     """What a PUT asks for.
 
     Raises:
@@ -124,7 +136,7 @@ def wish_of(headers: Mapping[str, str]) -> FeedConfig:
         content_type=_content_type(headers),
         ttl=None if ttl is None else _integer(ttl, "Stream-TTL"),
         expires_at=expires_at,
-        fork=_fork_of(headers),
+        fork=_fork_of(headers, lengths.name),
     )
 
 
@@ -135,7 +147,7 @@ def _is_time(text: str) -> bool:
         return False
 
 
-def _fork_of(headers: Mapping[str, str]) -> Fork | None:
+def _fork_of(headers: Mapping[str, str], longest: int) -> Fork | None:
     source, at = headers.get("stream-forked-from"), headers.get("stream-fork-offset")
     more = headers.get("stream-fork-sub-offset")
     if source is None:
@@ -145,13 +157,13 @@ def _fork_of(headers: Mapping[str, str]) -> Fork | None:
     if PREFIX not in source:
         raise UnknownStream("There is no stream to fork")
     return Fork(
-        source=_checked_name(unquote(source.partition(PREFIX)[2])),
+        source=_checked_name(unquote(source.partition(PREFIX)[2]), longest),
         at=None if at is None else parse_offset(at, 0),
         more=0 if more is None else _integer(more, "Stream-Fork-Sub-Offset"),
     )
 
 
-def claim_of(headers: Mapping[str, str]) -> Claim | None:
+def claim_of(headers: Mapping[str, str], lengths: Lengths = USUAL) -> Claim | None:
     """What the writer of an append says that it is.
 
     Raises:
@@ -164,15 +176,15 @@ def claim_of(headers: Mapping[str, str]) -> Claim | None:
     if len(given) < len(names):
         raise MalformedMessage("Give Producer-Id, Producer-Epoch and Producer-Seq together")
     writer, epoch, seq = given
-    if not 0 < len(writer) <= MAX_WRITER:
-        raise TooLong(f"Producer-Id has 1 to {MAX_WRITER} characters")
+    if not 0 < len(writer) <= lengths.writer:
+        raise TooLong(f"Producer-Id has 1 to {lengths.writer} characters")
     return Claim(writer, _integer(epoch, "Producer-Epoch", _DIGITS), _integer(seq, "Producer-Seq", _DIGITS))
 
 
-def _order_of(headers: Mapping[str, str]) -> str | None:
+def _order_of(headers: Mapping[str, str], longest: int) -> str | None:
     order = headers.get("stream-seq")
-    if order is not None and not 0 < len(order) <= MAX_WRITER:
-        raise TooLong(f"Stream-Seq has 1 to {MAX_WRITER} characters")
+    if order is not None and not 0 < len(order) <= longest:
+        raise TooLong(f"Stream-Seq has 1 to {longest} characters")
     return order
 
 
@@ -285,6 +297,7 @@ class FeedWire:
     def __init__(self, config: Config, feeds: FeedsLike) -> None:
         self._feeds = feeds
         self._limit = config.max_body_bytes
+        self._lengths = Lengths(config.max_feed_name_chars, config.max_writer_chars)
         self._heartbeat = min(15.0, config.heartbeat_interval)
 
     # -- writing
@@ -292,7 +305,8 @@ class FeedWire:
     async def create(self, call: Call) -> Response:
         """``PUT``: have a stream of that name."""
         request, user = call.request, call.streams.user
-        name, wish, close = name_of(call), wish_of(request.headers), _closes(request.headers)
+        name, wish = name_of(call, self._lengths), wish_of(request.headers, self._lengths)
+        close = _closes(request.headers)
         data = await read_body(request, self._limit)
         if wish.fork is not None:
             await self._prepare(user, wish.fork)
@@ -313,9 +327,10 @@ class FeedWire:
         """``POST``: append, close, or both."""
         request = call.request
         headers = request.headers
-        claim, order, close = claim_of(headers), _order_of(headers), _closes(headers)
+        claim, order = claim_of(headers, self._lengths), _order_of(headers, self._lengths.writer)
+        close = _closes(headers)
         content_type = _content_type(headers)
-        name = name_of(call)
+        name = name_of(call, self._lengths)
         data = await read_body(request, self._limit)
         feed = await self._feeds.find(call.streams.user, name)
         if not data and not close:
@@ -337,14 +352,14 @@ class FeedWire:
 
     async def delete(self, call: Call) -> Response:
         """``DELETE``: the stream is gone."""
-        await self._feeds.delete(call.streams.user, name_of(call))
+        await self._feeds.delete(call.streams.user, name_of(call, self._lengths))
         return Response(status_code=204, headers=SAFE)
 
     # -- reading
 
     async def read(self, call: Call) -> Response:
         """``GET``: what is behind an offset, now or as it comes; ``HEAD``: where it ends."""
-        feed = await self._feeds.find(call.streams.user, name_of(call))
+        feed = await self._feeds.find(call.streams.user, name_of(call, self._lengths))
         if call.request.method == "HEAD":
             return self._head(feed)
         text, live = asked_for(call.request)
@@ -395,7 +410,7 @@ class FeedWire:
                         item = await reader.next(LONG_POLL)
                 except StopAsyncIteration:
                     return Response(status_code=204)  # nobody is there any more
-            feed = await self._feeds.find(call.streams.user, name_of(call))
+            feed = await self._feeds.find(call.streams.user, name_of(call, self._lengths))
             self._feeds.touch(feed)
             if isinstance(item, Span):
                 return self._catch_up(call, feed, after)

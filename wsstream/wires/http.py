@@ -114,6 +114,7 @@ class Stalled(ClientDisconnect):
 _REASONS: dict[type[Exception], Reason] = {
     BodyTooLarge: Reason.SIZE,
     BodyTooSlow: Reason.SILENT,
+    MalformedMessage: Reason.MALFORMED,
     TooMuch: Reason.PARAMETER,
     TooLong: Reason.PARAMETER,
     TooManyCalls: Reason.CALLS,

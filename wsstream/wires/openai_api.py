@@ -158,8 +158,8 @@ def _headers(stream: StreamLike) -> dict[str, str]:
 def _names(request: Request) -> tuple[str, str]:
     """The session and the name of a request, from headers: OpenAI's bodies have no place for them."""
     key = request.headers.get("idempotency-key")
-    if key is not None and not 0 < len(key) <= 128:
-        raise BadRequest("Idempotency-Key: at most 128 characters")
+    if key is not None and not 0 < len(key) <= m.MAX_NAME_CHARS:
+        raise MalformedMessage(f"Idempotency-Key: at most {m.MAX_NAME_CHARS} characters")
     session = request.headers.get("x-wsstream-session-id")
     if session is not None:
         try:

@@ -233,13 +233,13 @@ def names(call: Call, body: ChatBody) -> tuple[str, str]:
     Without a session the key makes one, so that the request sent twice is one request all the same.
 
     Raises:
-        BadRequest: the key in the header is not fit to be one.
+        MalformedMessage: the key in the header is not fit to be one.
     """
     key = call.request.headers.get("idempotency-key") or body.request_id
     if key is None:
         return body.session_id or new_session(), "r_" + secrets.token_urlsafe(16)
-    if len(key) > 128:
-        raise BadRequest("Idempotency-Key: at most 128 characters")
+    if len(key) > m.MAX_NAME_CHARS:
+        raise MalformedMessage(f"Idempotency-Key: at most {m.MAX_NAME_CHARS} characters")
     return body.session_id or "ses_" + m.short_name(key), key
 
 

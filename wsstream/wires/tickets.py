@@ -12,6 +12,7 @@ from wsstream.wires.base import StreamsLike
 from wsstream.wires.http import Call, Endpoint, json_response, read_body, refuse
 
 MAX_BODY = 4096
+"""Bytes, where nothing else is set."""
 
 
 class TicketOffice(Protocol):
@@ -27,12 +28,13 @@ class _Wish(msgspec.Struct):
 class Tickets:
     """The endpoint."""
 
-    def __init__(self, office: TicketOffice) -> None:
+    def __init__(self, office: TicketOffice, max_body: int = MAX_BODY) -> None:
         self._office = office
+        self._max_body = max_body
 
     async def issue(self, call: Call) -> Response:
         """A ticket for the user in the body, or for who asks."""
-        body = await read_body(call.request, MAX_BODY)
+        body = await read_body(call.request, self._max_body)
         ticket, lifetime = self._office.issue_ticket(call.streams, _user(body))
         return json_response({"ticket": ticket, "expires_in": lifetime})
 
@@ -46,6 +48,6 @@ def _user(body: bytes) -> str | None:
         raise MalformedMessage('The body is {"user": name}, or empty') from None
 
 
-def endpoints(office: TicketOffice) -> list[Endpoint]:
-    """The wire's address."""
-    return [Endpoint("POST", "/v1/tickets", Tickets(office).issue, refuse)]
+def endpoints(office: TicketOffice, max_body: int = MAX_BODY) -> list[Endpoint]:
+    """The wire's address. ``max_body``: bytes of a request's."""
+    return [Endpoint("POST", "/v1/tickets", Tickets(office, max_body).issue, refuse)]
