@@ -7,6 +7,9 @@ from typing import Any
 
 import msgspec
 
+MAX_NAME_CHARS = 128
+"""Of the name of a session, or of a request, whatever a server is set to: that may only be less."""
+
 
 class Kind(IntEnum):
     """What a chunk holds. The number is what stores keep; ``wire`` is its name in messages."""

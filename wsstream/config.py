@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from wsstream.chunks import MAX_NAME_CHARS
 from wsstream.errors import ConfigError
-from wsstream.messages import MAX_NAME_CHARS
 from wsstream.protocol import ServerSettings
 
 ENV_PREFIX = "WSSTREAM_"

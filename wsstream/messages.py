@@ -14,14 +14,11 @@ import msgspec
 import regex
 
 from wsstream.bodies import Bodies
-from wsstream.chunks import ChatMessage, Kind, Outcome, Receipt, StreamInfo, ToolCall, Usage
+from wsstream.chunks import MAX_NAME_CHARS, ChatMessage, Kind, Outcome, Receipt, StreamInfo, ToolCall, Usage
 from wsstream.errors import BadRequest, MalformedMessage, UnknownMessage, WsstreamError
 
 MAX_ID = 2**53 - 1
 """The largest integer that every JSON reader keeps exact (RFC 8259, section 6)."""
-
-MAX_NAME_CHARS = 128
-"""Of the name of a session, or of a request, whatever a server is set to: that may only be less."""
 
 ChunkId = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]

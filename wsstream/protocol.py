@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from wsstream import messages as m
-from wsstream.chunks import StreamInfo, StreamState
+from wsstream.chunks import MAX_NAME_CHARS, StreamInfo, StreamState
 from wsstream.errors import (
     BadRequest,
     CloseCode,
@@ -70,7 +70,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     max_control_bytes: int = 64 * 1024
     max_list_bytes: int = 1024 * 1024
     max_history_questions: int = 1
-    max_name_chars: int = m.MAX_NAME_CHARS
+    max_name_chars: int = MAX_NAME_CHARS
     max_ui_message_bytes: int = 4 * 1024 * 1024
     hello_timeout: float = 10.0
     heartbeat_interval: float = 10.0
@@ -183,7 +183,7 @@ class ServerProtocol:
             MalformedMessage: a name is longer than that.
         """
         longest = self._settings.max_name_chars
-        if longest < m.MAX_NAME_CHARS:
+        if longest < MAX_NAME_CHARS:
             names = {field: getattr(message, field, None) for field in ("session_id", "request_id")}
             m.check_names(longest, **names)
 

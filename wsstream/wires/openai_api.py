@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from wsstream import messages as m
-from wsstream.chunks import ChatMessage, Kind, Outcome, StreamState, Usage
+from wsstream.chunks import MAX_NAME_CHARS, ChatMessage, Kind, Outcome, StreamState, Usage
 from wsstream.config import Config
 from wsstream.errors import BadRequest, ErrorType, MalformedMessage, RequestError, UnknownStream, WsstreamError
 from wsstream.messages import encode
@@ -158,8 +158,8 @@ def _headers(stream: StreamLike) -> dict[str, str]:
 def _names(request: Request) -> tuple[str, str]:
     """The session and the name of a request, from headers: OpenAI's bodies have no place for them."""
     key = request.headers.get("idempotency-key")
-    if key is not None and not 0 < len(key) <= m.MAX_NAME_CHARS:
-        raise MalformedMessage(f"Idempotency-Key: at most {m.MAX_NAME_CHARS} characters")
+    if key is not None and not 0 < len(key) <= MAX_NAME_CHARS:
+        raise MalformedMessage(f"Idempotency-Key: at most {MAX_NAME_CHARS} characters")
     session = request.headers.get("x-wsstream-session-id")
     if session is not None:
         try:

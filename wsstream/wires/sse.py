@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from wsstream import messages as m
-from wsstream.chunks import ChatMessage, Kind, Outcome, Receipt, Usage
+from wsstream.chunks import MAX_NAME_CHARS, ChatMessage, Kind, Outcome, Receipt, Usage
 from wsstream.config import Config
 from wsstream.errors import BadRequest, MalformedMessage, RequestError
 from wsstream.messages import encode, explain
@@ -238,8 +238,8 @@ def names(call: Call, body: ChatBody) -> tuple[str, str]:
     key = call.request.headers.get("idempotency-key") or body.request_id
     if key is None:
         return body.session_id or new_session(), "r_" + secrets.token_urlsafe(16)
-    if len(key) > m.MAX_NAME_CHARS:
-        raise MalformedMessage(f"Idempotency-Key: at most {m.MAX_NAME_CHARS} characters")
+    if len(key) > MAX_NAME_CHARS:
+        raise MalformedMessage(f"Idempotency-Key: at most {MAX_NAME_CHARS} characters")
     return body.session_id or "ses_" + m.short_name(key), key
 
 
