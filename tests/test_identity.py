@@ -349,6 +349,33 @@ def test_lengths_are_what_is_set() -> None:
             identify(kind, "x.y.z" * 20)
 
 
+def test_every_kind_of_credential_is_held_to_what_is_set(tmp_path: Path) -> None:
+    """What is set for tokens and names counts wherever they come from: a file, a variable, a key, a hook."""
+    file = tmp_path / "tokens.toml"
+    file.write_text(f'[users]\nalice = "{"x" * 64}"\n', encoding="utf-8")
+    hook = f"{__name__}:always_alice"
+    ways: list[tuple[dict[str, str], dict[str, str], str]] = [
+        ({"tokens_file": str(file)}, {}, "x" * 64),
+        ({}, {"WSSTREAM_TOKENS": file.read_text(encoding="utf-8")}, "x" * 64),
+        ({}, {"WSSTREAM_JWT_KEY": KEY.decode()}, signed()),
+        ({"identity_hook": hook}, {}, "x" * 64),
+    ]
+    for settings, environ, token in ways:
+        (kind,) = configured(Config(max_user_chars=5, **settings), environ)  # type: ignore[arg-type]
+        assert identify(kind, token) is not None
+        with pytest.raises((ConfigError, Unauthorized)):
+            (kind,) = configured(Config(max_user_chars=4, **settings), environ)  # type: ignore[arg-type]
+            identify(kind, token)
+    (kind,) = configured(Config(max_token_chars=64), {"WSSTREAM_JWT_KEY": KEY.decode()})
+    with pytest.raises(Unauthorized):
+        identify(kind, signed())
+
+
+def always_alice(visitor: Visitor) -> Identity:
+    """A hook that knows one user."""
+    return Identity("alice")
+
+
 def test_the_longest_name_that_somebody_else_gives() -> None:
     """A signed token for a longer name is not good, however well signed."""
     for most, taken in ((5, True), (4, False)):

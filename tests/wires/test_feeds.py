@@ -199,6 +199,29 @@ async def test_forks(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "headers", "statuses"),
+    [
+        ("PUT", {"Stream-Forked-From": "/v1/stream/{}"}, [404, 400, 400]),
+        ("POST", {**TEXT, "Stream-Seq": "{}"}, [204, 400, 400]),
+        ("POST", {**TEXT, "Producer-Id": "{}", "Producer-Epoch": "0", "Producer-Seq": "0"}, [200, 400, 400]),
+    ],
+    ids=["source of a fork", "Stream-Seq", "Producer-Id"],
+)
+async def test_names_in_headers(serve: Serve, method: str, headers: dict[str, str], statuses: list[int]) -> None:
+    """A name in a header is as long as may be; one that is longer is refused, and counted."""
+    server = await serve(max_feed_name_chars=20, max_writer_chars=20)
+    found = []
+    async with browsing(server) as client:
+        await client.put(A, headers=TEXT)
+        for size in (20, 21, 200):
+            filled = {name: value.format("n" * size) for name, value in headers.items()}
+            path = A if method == "POST" else "/v1/stream/f"
+            found.append((await client.request(method, path, headers=filled, content=b"x")).status_code)
+    assert found == statuses
+    assert server.rejections.statistics()["parameter"] == 2
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {"Stream-TTL": "060"},
