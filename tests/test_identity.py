@@ -360,15 +360,17 @@ def test_every_kind_of_credential_is_held_to_what_is_set(tmp_path: Path) -> None
         ({}, {"WSSTREAM_JWT_KEY": KEY.decode()}, signed()),
         ({"identity_hook": hook}, {}, "x" * 64),
     ]
+
+    def who(config: Config, environ: dict[str, str], token: str) -> Identity | None:
+        (kind,) = configured(config, environ)
+        return identify(kind, token)
+
     for settings, environ, token in ways:
-        (kind,) = configured(Config(max_user_chars=5, **settings), environ)  # type: ignore[arg-type]
-        assert identify(kind, token) is not None
+        assert who(Config(max_user_chars=5, **settings), environ, token) is not None  # type: ignore[arg-type]
         with pytest.raises((ConfigError, Unauthorized)):
-            (kind,) = configured(Config(max_user_chars=4, **settings), environ)  # type: ignore[arg-type]
-            identify(kind, token)
-    (kind,) = configured(Config(max_token_chars=64), {"WSSTREAM_JWT_KEY": KEY.decode()})
+            who(Config(max_user_chars=4, **settings), environ, token)  # type: ignore[arg-type]
     with pytest.raises(Unauthorized):
-        identify(kind, signed())
+        who(Config(max_token_chars=64), {"WSSTREAM_JWT_KEY": KEY.decode()}, signed())
 
 
 def always_alice(visitor: Visitor) -> Identity:
