@@ -22,6 +22,7 @@ from tests.data.scripted import Scripted
 from tests.hosted import Hosted, hosted
 from tests.native import PATIENCE, connected
 from tests.test_web import get
+from tests.wires.http import browsing
 from wsstream.asgi import WsstreamApp
 from wsstream.config import Config
 
@@ -277,3 +278,26 @@ async def test_the_host_decides_who_comes_in() -> None:
 def test_both_names() -> None:
     """`wsstream.asgi.app` makes the same as the class."""
     assert isinstance(wsstream.asgi.app(Config(store="memory:")), WsstreamApp)
+
+
+async def test_a_page_of_another_origin() -> None:
+    """One that is listed may ask without a credential what it may send, and read the answers; others may not."""
+
+    async def who(scope: Scope) -> str | None:
+        return "ann" if b"authorization" in dict(scope["headers"]) else None
+
+    friend, stranger = {"Origin": "https://friend.example"}, {"Origin": "https://stranger.example"}
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    config = Config(store="memory:", provider=SCRIPTED, allowed_origins="https://other.example")
+    app = WsstreamApp(config, gate=who, origins=["https://friend.example"])
+    async with mounted(app) as server, browsing(server) as client:
+        for page in (friend, {"Origin": "https://other.example"}):
+            preflight = await client.options("/chat/api/ai/chat", headers={**page, **asked})
+            assert preflight.status_code == 200
+            assert preflight.headers["access-control-allow-origin"] == page["Origin"]
+            answer = await client.get("/chat/api/ai/chat/x", headers={**page, "Authorization": "x"})
+            assert answer.status_code == 200
+            assert answer.headers["access-control-allow-origin"] == page["Origin"]
+        refused = await client.get("/chat/api/ai/chat/x", headers=friend)
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, friend["Origin"])
+        assert (await client.options("/chat/api/ai/chat", headers={**stranger, **asked})).status_code == 403

@@ -240,7 +240,7 @@ class Access:
 
     # -- starting
 
-    def start(self, session_id: str, asked: m.ChatRequested) -> Stream:
+    def start(self, session_id: str, asked: m.ChatRequested, client_id: str | None = None) -> Stream:
         """Begin an answer, or attach to the one that this caller's same request began.
 
         Raises:
@@ -260,7 +260,7 @@ class Access:
         self._check(guard.starts, self._key, Reason.STARTS_PER_USER, "Too many requests")
         self._check(guard.address_starts, self._where, Reason.STARTS_PER_ADDRESS, "Too many requests from here")
         try:
-            stream = self._streams.start(session_id, clamped, self.user, guard.quotas.running)
+            stream = self._streams.start(session_id, clamped, self.user, guard.quotas.running, client_id)
         except PromptTooLong:
             guard.rejections.count(Reason.PARAMETER)
             raise

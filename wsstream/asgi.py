@@ -58,7 +58,8 @@ class WsstreamApp:
         gate: asked for every request and every WebSocket before anything else; without it everybody may come in.
         page: whether the page to try things is served too, where the mount is, with a slash.
         origins: other sites whose pages may come in, as ``https://example.org``. A browser sends cookies along from
-            every page, so that whoever is logged in could be made to speak by any other.
+            every page, so that whoever is logged in could be made to speak by any other. Those of the configuration's
+            ``allowed_origins`` may too.
 
     Raises:
         ConfigError: the configuration cannot work.
@@ -76,7 +77,8 @@ class WsstreamApp:
         self.assembly: Assembly | None = None
         self._gate = gate
         self._page = page
-        self._origins = frozenset(origins)
+        listed = (self.config.allowed_origins or "").split(",")
+        self._origins = frozenset(filter(None, (*origins, *map(str.strip, listed))))
         self._http: ASGIApp
         self._starting = asyncio.Lock()
 
@@ -92,7 +94,7 @@ class WsstreamApp:
         async with self._starting:
             if self.assembly is not None:
                 return
-            assembly = Assembly(_mounted(self.config), host=_Host())
+            assembly = Assembly(_mounted(self.config, self._origins), host=_Host())
             await assembly.open()
             self._http = assembly.http(page=self._page)
             self.assembly = assembly
@@ -129,10 +131,10 @@ class WsstreamApp:
             await _refuse(scope, receive, send, Forbidden("Pages of this origin may not come in"))
             return
         user = None
-        if self._gate is not None:
+        if self._gate is not None and not _is_preflight(scope):
             user = await self._gate(scope)
             if user is None:
-                await _refuse(scope, receive, send, Unauthorized())
+                await _refuse(scope, receive, send, Unauthorized(), self._friend(scope))
                 return
         _user.set(user)
         if scope["type"] == "websocket":
@@ -147,6 +149,11 @@ class WsstreamApp:
         if not origin or origin in self._origins:
             return True
         return origin.partition("://")[2] == str(headers.get(b"host", b""), "latin-1")
+
+    def _friend(self, scope: Scope) -> bytes:
+        """The other origin whose page, which may come in, sends this; nothing where it is no such page's."""
+        origin: bytes = dict(scope["headers"]).get(b"origin", b"")
+        return origin if str(origin, "latin-1") in self._origins else b""
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -171,12 +178,18 @@ class WsstreamApp:
         await AsgiConnection(hub, scope, receive, send).run(is_ai=path == aisdk.PATH)
 
 
-def _mounted(config: Config) -> Config:
+def _mounted(config: Config, origins: Collection[str]) -> Config:
     """Somebody else listens: who can connect is not known, so what is only for this machine is off."""
-    return msgspec.structs.replace(config, durable_writes="off") if config.durable_writes == "auto" else config
+    writes = "off" if config.durable_writes == "auto" else config.durable_writes
+    return msgspec.structs.replace(config, durable_writes=writes, allowed_origins=",".join(sorted(origins)) or None)
 
 
 _user: ContextVar[str | None] = ContextVar("wsstream.user", default=None)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    """Whether a browser asks what a page of another origin may send; it does so without credentials (Fetch, CORS)."""
+    return scope.get("method") == "OPTIONS" and b"access-control-request-method" in dict(scope["headers"])
 
 
 class _Host:
@@ -200,13 +213,19 @@ def app(config: Config | None = None, **options: Any) -> WsstreamApp:
     return WsstreamApp(config, **options)
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, error: Unauthorized | Forbidden) -> None:
+async def _refuse(
+    scope: Scope, receive: Receive, send: Send, error: Unauthorized | Forbidden, friend: bytes = b""
+) -> None:
+    """``friend``: the origin whose pages may read why; a browser tells others only that the network has failed."""
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.close", "code": error.close_code or CloseCode.FORBIDDEN, "reason": str(error)})
         return
     status = 401 if isinstance(error, Unauthorized) else 403
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+    headers = [(b"content-type", b"text/plain"), (b"vary", b"Origin")]
+    if friend:
+        headers.append((b"access-control-allow-origin", friend))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": str(error).encode()})
 
 

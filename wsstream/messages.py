@@ -23,7 +23,8 @@ MAX_ID = 2**53 - 1
 ChunkId = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_CHARS)]
-SessionId = Annotated[str, msgspec.Meta(pattern=rf"^[A-Za-z0-9_.:~-]{{1,{MAX_NAME_CHARS}}}\Z")]
+_SESSION_ID = rf"^[A-Za-z0-9_.:~-]{{1,{MAX_NAME_CHARS}}}\Z"
+SessionId = Annotated[str, msgspec.Meta(pattern=_SESSION_ID)]
 PageSize = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Title = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Timestamp = int | float | str | None
@@ -299,6 +300,7 @@ class HistoryMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     reasoning: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    client_id: str | None = None
 
 
 class History(_Message, tag="history"):
@@ -492,7 +494,9 @@ def explain(error: Exception, data: bytes = b"") -> str:
         return LONE_SURROGATE
     # msgspec names the field and the expected type, never the value: safe to send back.
     if isinstance(error, msgspec.ValidationError):
-        return f"Malformed message: {error}"
+        meant = f"of 1 to {MAX_NAME_CHARS} ASCII letters, digits and _.:~-"
+        text = str(error).replace(f"matching regex {_SESSION_ID!r}", meant)
+        return f"Malformed message: {text}"
     return "Malformed message: not a JSON object in UTF-8"
 
 

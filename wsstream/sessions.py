@@ -39,16 +39,23 @@ class Sessions:
         """What was said up to now."""
         return self._store.history(session_id)
 
-    def begin(self, record: StreamRecord, asked: ChatRequested, earlier: Future[list[StoredMessage]]) -> Conversation:
+    def begin(
+        self,
+        record: StreamRecord,
+        asked: ChatRequested,
+        earlier: Future[list[StoredMessage]],
+        client_id: str | None = None,
+    ) -> Conversation:
         """Note a request and the answer to come; gives what waits for the whole conversation, for the provider.
 
         A request with only a new message continues what is stored. One with a list of messages says itself what was
-        said before; of those, the last is noted if it is the user's, or the results of tools that are last.
+        said before; of those, the last is noted if it is the user's, or the results of tools that are last. What the
+        user says has ``client_id``, if its client calls it something.
         """
         messages = asked.messages
         new = [ChatMessage("user", asked.message or "")] if messages is None else _news(messages)
         for message in new:
-            self._store.save_message(_noted(record, message))
+            self._store.save_message(_noted(record, message, client_id))
         self._store.save_message(answer_message(record, Said(), complete=False))
 
         async def whole() -> list[ChatMessage]:
@@ -168,7 +175,7 @@ def _news(messages: list[ChatMessage]) -> list[ChatMessage]:
     return messages[begin:] or [message for message in messages[-1:] if message.role == "user"]
 
 
-def _noted(record: StreamRecord, message: ChatMessage) -> StoredMessage:
+def _noted(record: StreamRecord, message: ChatMessage, client_id: str | None) -> StoredMessage:
     return StoredMessage(
         _message_id(),
         record.session_key,
@@ -176,6 +183,7 @@ def _noted(record: StreamRecord, message: ChatMessage) -> StoredMessage:
         message.content or "",
         record.created,
         tool_call_id=message.tool_call_id,
+        client_id=client_id if message.role == "user" else None,
     )
 
 
@@ -194,6 +202,7 @@ def _shown(message: StoredMessage, running: Callable[[str], ChunkLog | None]) ->
         reasoning=message.reasoning if said is None else said.reasoning or None,
         tool_calls=message.tool_calls if said is None else list(said.tool_calls) or None,
         tool_call_id=message.tool_call_id,
+        client_id=message.client_id,
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ class Client:
         await self.say("send", requestId=request_id, id=chat, **given)
 
     async def resume(self, request_id: str = "again", chat: str = "chat", **fields: Any) -> None:
-        await self.say("resume", requestId=request_id, id=chat, headers={}, body={}, **fields)
+        await self.say("resume", requestId=request_id, id=chat, **{"headers": {}, "body": {}, **fields})
 
     async def receive(self) -> Frame_:
         frame: Frame_ = json.loads(await self.socket.recv())
@@ -215,7 +216,17 @@ async def test_a_second_thought(serve: Serve, scripted: Scripted, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    "data", ["no json", "[]", '{"type":"hello"}', '{"type":"send"}', '{"type":"abort","requestId":5}', '"\xff"']
+    "data",
+    [
+        "no json",
+        "[]",
+        '{"type":"hello"}',
+        '{"type":"send"}',
+        '{"type":"abort","requestId":5}',
+        '"\xff"',
+        '{"type":"send","requestId":"r","metadata":' + "[" * 100_000,
+    ],
+    ids=lambda data: data[:40],
 )
 async def test_junk(serve: Serve, data: str) -> None:
     """What is no frame of this protocol closes the connection with 1008."""
@@ -416,8 +427,24 @@ async def test_a_closed_gate(serve: Serve, error: Exception, code: int) -> None:
     """Who is not let in is closed with the code that says why."""
     server = await serve()
     guard(server, error).open.set()
-    async with ai(server) as client:
+    async with ai(server, additional_headers={"Authorization": "Bearer wrong"}) as client:
         assert await client.closed() == code
+
+
+ALICE = "the-token-of-alice"
+BOB = "the-token-of-bob"
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> dict[str, Any]:
+    """The settings of a server that knows two users by their tokens."""
+    file = tmp_path / "tokens.toml"
+    file.write_text(f'[users]\nalice = "{ALICE}"\nbob = "{BOB}"\n')
+    return {"provider": SCRIPTED, "tokens_file": str(file)}
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
 
 
 async def test_too_much_before_the_gate(serve: Serve) -> None:
@@ -428,3 +455,79 @@ async def test_too_much_before_the_gate(serve: Serve) -> None:
         for _ in range(4):
             await client.resume()
         assert await client.closed() == 1008
+
+
+async def test_a_token_in_a_frame(serve: Serve, scripted: Scripted, users: dict[str, Any]) -> None:
+    """A page's token comes with its first frame; what follows needs none, and belongs to the token's user."""
+    server = await serve(**users)
+    async with ai(server) as client:
+        run = await started(client, scripted, headers={"authorization": f"Bearer {ALICE}"})
+        run.put("text")
+        run.finish()
+        await client.until("end")
+        await client.resume("mine")
+        await client.until("end", "mine")
+        assert client.text("mine") == "text"
+    async with ai(server) as stranger:
+        await stranger.say("resume", requestId="hers", id="chat", headers=bearer(BOB), body={})
+        assert (await stranger.receive())["type"] == "no-active"
+
+
+@pytest.mark.parametrize("headers", [{}, bearer("wrong"), {"Authorization": "Basic eDp5"}])
+async def test_a_frame_without_a_good_token(serve: Serve, users: dict[str, Any], headers: dict[str, str]) -> None:
+    """The request is told why, in words, before the connection is closed."""
+    async with ai(await serve(**users)) as client:
+        await client.send(headers=headers)
+        assert await client.receive() == {"type": "error", "requestId": "r", "errorText": str(Unauthorized())}
+        assert await client.closed() == 3000
+
+
+async def test_a_page_with_a_token_is_no_failure(serve: Serve, users: dict[str, Any]) -> None:
+    """Nobody is asked twice: that the socket itself shows no token is not counted as one that is refused."""
+    server = await serve(**users)
+    async with ai(server) as client:
+        await client.resume(headers=bearer(ALICE))
+        await client.until("no-active", "again")
+    assert not server.assembly.rejections.statistics().get("unauthorized")
+
+
+async def test_nobody_waits_for_a_token_for_long(serve: Serve, users: dict[str, Any]) -> None:
+    """Who shows nothing and says nothing is closed when the patience for a hello ends."""
+    async with ai(await serve(**users, hello_timeout=0.05)) as client:
+        assert await client.closed() == 3000
+
+
+async def test_another_token_in_a_later_frame(serve: Serve, scripted: Scripted, users: dict[str, Any]) -> None:
+    """A token of another user, or a bad one, fails with its request alone; the connection stays its user's."""
+    async with ai(await serve(**users)) as client:
+        await client.resume("first", headers=bearer(ALICE))
+        await client.until("no-active", "first")
+        for token in (BOB, "wrong"):
+            await client.send("no", headers=bearer(token))
+            await client.until("error", "no")
+        run = await started(client, scripted, headers=bearer(ALICE))
+        run.finish()
+        await client.until("end")
+        assert len(scripted.runs) == 1
+
+
+async def test_a_token_where_nobody_needs_one(serve: Serve, scripted: Scripted, users: dict[str, Any]) -> None:
+    """Where strangers may come in as well, a token in a frame still makes the connection its user's."""
+    server = await serve(**users, allow_anonymous=True)
+    async with ai(server) as client:
+        run = await started(client, scripted, headers=bearer(ALICE))
+        run.finish()
+        await client.until("end")
+        await client.resume("mine", headers=bearer(ALICE))
+        assert (await client.receive())["type"] == "start"
+    async with ai(server) as stranger:
+        await stranger.resume("theirs")
+        assert (await stranger.receive())["type"] == "no-active"
+
+
+async def test_an_id_that_no_chat_may_have(serve: Serve) -> None:
+    """The error says in words what an id is made of."""
+    async with ai(await serve()) as client:
+        await client.send(chat="a chat")
+        told = await client.receive()
+        assert told["errorText"].endswith("of 1 to 128 ASCII letters, digits and _.:~- - at `$.id`")

@@ -10,6 +10,7 @@ from tests.answers import until
 from tests.conftest import SCRIPTED, Serve
 from tests.data.scripted import Scripted
 from tests.wires.http import browsing, events
+from wsstream.wires import aisdk_http
 
 CHAT = "/api/ai/chat"
 STREAM = f"{CHAT}/chat/stream"
@@ -118,3 +119,59 @@ async def test_a_wrong_position(serve: Serve, scripted: Scripted) -> None:
     ):
         await stream.next()
         assert (await client.get(STREAM, headers={"Last-Event-ID": "x"})).status_code == 400
+
+
+async def test_what_was_said(serve: Serve, scripted: Scripted, store: str) -> None:
+    """A page that is loaded anew begins with the chat's messages, under the ids that they had, up to now."""
+    async with browsing(await serve(provider=SCRIPTED, store=store)) as client:
+        assert (await client.get(f"{CHAT}/chat")).json() == {"id": "chat", "messages": [], "more": False}
+        async with events(client, "POST", CHAT, json=body()) as stream:
+            await until(lambda: scripted.runs)
+            scripted.last.put("so ", "far")
+            told = [await stream.next() for _ in range(5)]
+            assert told[0] is not None
+            assert told[4] is not None
+            begun = told[0].data
+            assert told[4].data["delta"] == "far"
+            found = (await client.get(f"{CHAT}/chat")).json()["messages"]
+            scripted.last.finish()
+            await stream.rest()
+        assert [message["id"] for message in found] == ["m1", begun["messageId"]]
+        assert [message["parts"] for message in found] == [
+            [{"type": "text", "text": "hi"}],
+            [{"type": "text", "text": "so far"}],
+        ]
+        assert found[1]["metadata"] == {"streamId": begun["messageMetadata"]["streamId"], "isComplete": False}
+
+
+async def test_an_answer_asked_for_again(serve: Serve, scripted: Scripted, store: str) -> None:
+    """It takes the place of the first one, and of all that came behind that."""
+    async with browsing(await serve(provider=SCRIPTED, store=store)) as client:
+        again = body(trigger="regenerate-message")
+        other = {"id": "m2", "role": "user", "parts": [{"type": "text", "text": "more"}]}
+        for number, asked in enumerate((body(), body(messages=[*body()["messages"], other]), again)):
+            async with events(client, "POST", CHAT, json=asked) as stream:
+                await until(lambda number=number: len(scripted.runs) > number)  # type: ignore[misc]
+                scripted.last.put(f"answer {number}")
+                scripted.last.finish()
+                await stream.rest()
+        found = (await client.get(f"{CHAT}/chat")).json()["messages"]
+        assert [[part["text"] for part in message["parts"]] for message in found] == [["hi"], ["answer 2"]]
+
+
+async def test_a_long_chat(serve: Serve, scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read page by page, and only as far back as a page could send it again."""
+    monkeypatch.setattr(aisdk_http, "PAGE", 3)
+    server = await serve(provider=SCRIPTED, max_ui_message_bytes=1024)
+    async with browsing(server) as client:
+        for number in range(8):
+            message = {"id": f"m{number}", "role": "user", "parts": [{"type": "text", "text": "x" * 100}]}
+            async with events(client, "POST", CHAT, json=body(messages=[message])) as stream:
+                await until(lambda number=number: len(scripted.runs) > number)  # type: ignore[misc]
+                scripted.last.put(f"answer {number}")
+                scripted.last.finish()
+                await stream.rest()
+        found = (await client.get(f"{CHAT}/chat")).json()
+        assert found["more"]
+        assert [message["id"] for message in found["messages"] if message["role"] == "user"][-2:] == ["m6", "m7"]
+        assert 3 < len(found["messages"]) < 16

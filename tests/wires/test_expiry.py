@@ -131,6 +131,7 @@ WAYS = {
 SHORT = {
     "/api/sessions/{session_id}/messages",
     "/api/sessions/{session_id}/streams",
+    "/api/ai/chat/{id}",
     "/api/probe",
     "/api/native/{connection_id}",
     "/v1/models",

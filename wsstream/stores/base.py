@@ -66,6 +66,8 @@ class StoredMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     reasoning: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    client_id: str | None = None
+    """What its client calls it: the same again replaces it, and what followed."""
 
 
 class StoredPage(msgspec.Struct, frozen=True):

@@ -171,7 +171,14 @@ class Streams:
 
     # -- starting
 
-    def start(self, session_id: str, asked: ChatRequested, owner: str = "", per_user: int | None = None) -> Stream:
+    def start(
+        self,
+        session_id: str,
+        asked: ChatRequested,
+        owner: str = "",
+        per_user: int | None = None,
+        client_id: str | None = None,
+    ) -> Stream:
         """The stream that answers ``asked``: a new one, or the one that the same request began before.
 
         Where there is no place for it, it waits for one: its log's state is `queued` until then.
@@ -179,6 +186,7 @@ class Streams:
         Args:
             owner: whose it is.
             per_user: how many of one owner's may run at once.
+            client_id: what the client calls what the user says.
 
         Raises:
             BadRequest: the request names a provider or setting that there is not.
@@ -196,9 +204,11 @@ class Streams:
             self._rejections.count(Reason.MEMORY)
             raise Capacity(retry_after=PRESSED_RETRY)
         waits = self._places.must_wait(owner, per_user)
-        return self._begin(session_id, asked, owner, waits=waits)
+        return self._begin(session_id, asked, owner, client_id, waits=waits)
 
-    def _begin(self, session_id: str, asked: ChatRequested, owner: str, *, waits: bool) -> Stream:
+    def _begin(
+        self, session_id: str, asked: ChatRequested, owner: str, client_id: str | None, *, waits: bool
+    ) -> Stream:
         config = asked.config or ChatConfig()
         check_length(asked, config, self._config.max_prompt_chars)
         policy = parse_policy(config.on_orphan, self._config)
@@ -211,7 +221,8 @@ class Streams:
         # Before anything of this request: that is written as one.
         earlier = self._messages.earlier(session_key(owner, session_id))
         stream = self._create(session_id, owner, asked, target.model, policy, again)
-        prepare = preparing(stream.record, config, self._messages.begin(stream.record, asked, earlier))
+        told = self._messages.begin(stream.record, asked, earlier, client_id)
+        prepare = preparing(stream.record, config, told)
         for watcher in self.watchers:
             watcher.on_started(stream, asked)
         run = partial(self._run, stream, target, prepare, plan)

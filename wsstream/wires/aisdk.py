@@ -33,7 +33,7 @@ from wsstream.errors import (
 from wsstream.flow import SendWindow
 from wsstream.frames import text_frame
 from wsstream.limits import Bucket
-from wsstream.messages import Name, SessionChanged, SessionId, check_names, encode
+from wsstream.messages import Name, SessionChanged, SessionId, check_names, encode, explain
 from wsstream.rejections import Reason
 from wsstream.wires.base import Gate, StreamLike, StreamsLike, Visitor
 from wsstream.wires.hub import Hub
@@ -160,15 +160,19 @@ class AiDialogue:
         "_control",
         "_draining",
         "_entering",
+        "_gate",
         "_hub",
         "_line",
         "_marked",
         "_over",
+        "_patience",
         "_pings",
         "_ready",
         "_said_close",
+        "_shown",
         "_stops",
         "_streams",
+        "_visitor",
         "_waiting",
         "bytes_sent",
         "last_heard",
@@ -188,6 +192,10 @@ class AiDialogue:
         self._control: list[bytes] = []
         self._waiting: list[bytes] = []
         self._streams: StreamsLike | None = None
+        self._gate = gate
+        self._visitor = visitor
+        self._shown: str | None = None
+        self._patience: asyncio.TimerHandle | None = None
         self._closing: tuple[int, str] | None = None
         self._said_close = self._marked = self._over = self._draining = False
         self.bytes_sent = 0
@@ -198,31 +206,64 @@ class AiDialogue:
         burst = settings.message_burst + 4 * settings.max_streams
         self._bucket = Bucket(settings.message_rate, burst) if settings.message_rate else None
         self.slot = 0
-        self._entering: asyncio.Task[None] | None = hub.loop.create_task(self._enter(gate, visitor))
+        self._entering: asyncio.Task[None] | None = None
+        if "authorization" in visitor.headers:
+            self._begin_entering(visitor)
+        else:
+            self._patience = hub.loop.call_later(settings.hello_timeout, self._lose_patience)
         if pings:
             hub.wheel.schedule(self, self.last_heard + hub.settings.heartbeat_interval)
 
     # -- coming in
 
-    async def _enter(self, gate: Gate, visitor: Visitor) -> None:
+    def _begin_entering(self, visitor: Visitor, request_id: str | None = None) -> None:
+        """Have the gate decide; what comes meanwhile waits."""
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        self._entering = self._hub.loop.create_task(self._enter(visitor, request_id))
+
+    def _lose_patience(self) -> None:
+        self._begin_entering(self._visitor)
+
+    async def _enter(self, visitor: Visitor, request_id: str | None) -> None:
+        """``request_id``: of the frame that shows a token, the first of those that wait."""
         try:
-            self._let_in(await gate.enter(visitor))
+            self._let_in(await self._gate.enter(visitor))
+            self._shown = visitor.token
         except RequestError as error:
-            self.close(_close_code(error), str(error))
+            if request_id is not None:
+                del self._waiting[0]
+                self._tell_error(request_id, error)
+            if self._streams is None:
+                self.close(_close_code(error), str(error))
         except Exception:
             logger.exception("connection %s: failed unexpectedly", self._line.connection_id)
             self.on_broken()
-        finally:
-            self._entering = None
+        self._read_waiting()
+
+    def _read_waiting(self) -> None:
+        self._entering = None
         waiting, self._waiting = self._waiting, []
         for data in waiting:
-            self.receive(data)
+            self._read(data)
 
     def _let_in(self, streams: StreamsLike) -> None:
-        if not self.closing:
+        """What somebody may see from now on.
+
+        Raises:
+            Forbidden: the connection is somebody else's already.
+            RateLimited: they have too many connections.
+        """
+        if self.closing:
+            return
+        if self._streams is None:
             self._hub.registry.join(self._line, streams.user)
-            self._streams = streams
-            self.user_id = streams.user or None
+        elif self._streams.user != streams.user:
+            raise Forbidden("The new token is somebody else's")
+        self._visitor = self._visitor.settled()
+        self._streams = streams
+        self.user_id = streams.user or None
 
     # -- messages in
 
@@ -233,16 +274,23 @@ class AiDialogue:
         self.receive_life()
         if self._closing is not None:
             return
-        if self._streams is None:
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        if self.closing:
+            return
+        if self._entering is not None:
             self._hold(data)
             return
+        frame = _try_decode(data, self._hub.settings.max_name_chars)
+        token, request_id = _shown_by(frame)
+        if self._streams is None or (token is not None and token != self._shown):
+            self._hold(data)
+            self._begin_entering(self._visitor._replace(token=token), request_id)
+            return
         self.messages_received += 1
-        try:
-            frame = _decode(data)
-            longest = self._hub.settings.max_name_chars
-            check_names(longest, id=getattr(frame, "id", None), requestId=frame.request_id)
-        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, MalformedMessage) as error:
-            self._refuse_frame(data, error)
+        if isinstance(frame, Exception):
+            self._refuse_frame(data, frame)
             return
         try:
             self._act(self._streams, frame)
@@ -263,10 +311,11 @@ class AiDialogue:
         try:
             request = msgspec.json.decode(data, type=_AnyRequest)
             check_names(self._hub.settings.max_name_chars, requestId=request.request_id)
-        except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, MalformedMessage):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MalformedMessage):
             self.close(CloseCode.POLICY_VIOLATION, "Invalid frame")
             return
-        self._tell(_frame("error", request.request_id, errorText=str(error)))
+        text = str(error) if isinstance(error, MalformedMessage) else explain(error, data)
+        self._tell(_frame("error", request.request_id, errorText=text))
 
     def _act(self, streams: StreamsLike, frame: _Frame) -> None:
         if type(frame) is _Abort:
@@ -288,7 +337,7 @@ class AiDialogue:
         asked = Asked(frame.id, frame.messages, frame.trigger, frame.message_id, body.model, body.config)
         turn = translate(asked, frame.request_id)
         known = streams.is_known(turn.session_id, turn.asked.request_id)
-        stream = streams.start(turn.session_id, turn.asked)
+        stream = streams.start(turn.session_id, turn.asked, client_id=turn.client_id)
         if not known:
             begun = SessionChanged(session_id=turn.session_id, stream_id=stream.stream_id)
             key = streams.session_key(turn.session_id)
@@ -473,6 +522,8 @@ class AiDialogue:
         """The connection is gone: let go of everything. The answers live on, but for those that were stopped."""
         self._over = True
         self._hub.wheel.remove(self)
+        if self._patience is not None:
+            self._patience.cancel()
         if self._entering is not None:
             self._entering.cancel()
         self._let_go()
@@ -547,6 +598,29 @@ def _translated(answer: _Answer, first: int, last: int) -> list[bytes]:
     for chunk_id, (kind, body) in enumerate(zip(log.kinds(first, last), log.bodies(first, last), strict=True), first):
         chunks += answer.ui.take(chunk_id, kind, body)
     return chunks
+
+
+def _try_decode(data: bytes, longest: int) -> _Frame | Exception:
+    try:
+        frame: _Frame = _decode(data)
+        check_names(longest, id=getattr(frame, "id", None), requestId=frame.request_id)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MalformedMessage) as error:
+        return error
+    return frame
+
+
+def _shown_by(frame: _Frame | Exception) -> tuple[str | None, str | None]:
+    """The bearer token that a frame shows, and its request.
+
+    A page can put no header on a WebSocket: the transport's ``headers`` come in its frames.
+    """
+    if isinstance(frame, Exception):
+        return None, None
+    if isinstance(frame, _Abort):
+        return None, frame.request_id
+    found = next((value for name, value in frame.headers.items() if name.lower() == "authorization"), "")
+    scheme, _, token = found.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None, frame.request_id
 
 
 def _close_code(error: RequestError) -> CloseCode:

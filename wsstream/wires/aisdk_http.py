@@ -14,16 +14,27 @@ from starlette.responses import PlainTextResponse, Response
 from wsstream.chunks import Outcome
 from wsstream.config import Config
 from wsstream.errors import BadRequest, RequestError, WsstreamError
-from wsstream.messages import SessionChanged, encode
+from wsstream.messages import HistoryMessage, SessionChanged, encode
 from wsstream.registry import Registry
 from wsstream.wires.aisdk import resumable
 from wsstream.wires.base import StreamLike
-from wsstream.wires.http import STREAM_HEADERS, Call, Endpoint, LogResponse, read_json, retry_after, status_of
+from wsstream.wires.http import (
+    STREAM_HEADERS,
+    Call,
+    Endpoint,
+    LogResponse,
+    json_response,
+    read_json,
+    retry_after,
+    status_of,
+)
 from wsstream.wires.reader import Span
-from wsstream.wires.uimessages import Asked, translate
+from wsstream.wires.uimessages import Asked, translate, ui_messages
 from wsstream.wires.uistream import UiStream
 
 UI_STREAM = {"x-vercel-ai-ui-message-stream": "v1"}
+PAGE = 1000
+"""Messages that are read from the store at once."""
 
 
 class UiEvents:
@@ -69,6 +80,7 @@ class Chats:
 
     def __init__(self, config: Config, registry: Registry) -> None:
         self._max_body = config.max_body_bytes
+        self._max_history = config.max_ui_message_bytes
         self._heartbeat = min(15.0, config.heartbeat_interval)
         self._registry = registry
 
@@ -77,7 +89,7 @@ class Chats:
         asked = await read_json(call.request, Asked, self._max_body)
         turn = translate(asked, asked.request_id or "r_" + secrets.token_urlsafe(16))
         known = call.streams.is_known(turn.session_id, turn.asked.request_id)
-        stream = call.streams.start(turn.session_id, turn.asked)
+        stream = call.streams.start(turn.session_id, turn.asked, client_id=turn.client_id)
         if not known:
             begun = SessionChanged(session_id=turn.session_id, stream_id=stream.stream_id)
             key = call.streams.session_key(turn.session_id)
@@ -105,6 +117,21 @@ class Chats:
                 call.streams.cancel(stream)
         return Response(status_code=204, headers=STREAM_HEADERS)
 
+    async def history(self, call: Call) -> Response:
+        """``GET /api/ai/chat/{id}``: what was said, as UI messages; what a page begins with.
+
+        As much of it as such a page could send back, the newest: ``more`` says whether there is more.
+        """
+        chat_id = call.request.path_params["id"]
+        found: list[HistoryMessage] = []
+        size, before, more = 0, None, True
+        while more and size < self._max_history:
+            page = await call.streams.page(chat_id, before, PAGE)
+            found[:0] = page.messages
+            size += sum(len(encode(message)) for message in page.messages)
+            before, more = (found[0].id if found else None), page.more
+        return json_response({"id": chat_id, "messages": ui_messages(found), "more": more})
+
     def _tell(self, call: Call, stream: StreamLike, script: UiEvents) -> Response:
         headers = {**UI_STREAM, "X-Wsstream-Stream-Id": stream.stream_id}
         return LogResponse(call.streams, stream, script, heartbeat=self._heartbeat, headers=headers)
@@ -129,6 +156,7 @@ def endpoints(config: Config, registry: Registry) -> list[Endpoint]:
     chats = Chats(config, registry)
     return [
         Endpoint("POST", "/api/ai/chat", chats.send, refuse),
+        Endpoint("GET", "/api/ai/chat/{id}", chats.history, refuse),
         Endpoint("GET", "/api/ai/chat/{id}/stream", chats.resume, refuse),
         Endpoint("DELETE", "/api/ai/chat/{id}/stream", chats.stop, refuse),
     ]

@@ -1,20 +1,24 @@
-"""What a client of the AI SDK asks: UI messages, and what becomes of them.
+"""What a client of the AI SDK asks: UI messages, and what becomes of them; and what was said, as UI messages again.
 
 Its chats are our sessions, by the same ids. It says with every request what was said before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from wsstream.chunks import ChatMessage
+from wsstream.chunks import ChatMessage, ToolCall, Usage
 from wsstream.errors import BadRequest
-from wsstream.messages import ChatConfig, ChatRequested, Name, SessionId, encode
+from wsstream.messages import ChatConfig, ChatRequested, HistoryMessage, Name, SessionId, encode
 
 Part = dict[str, Any]
+
+MAX_CLIENT_ID = 128
+"""Characters of a message's id that are kept."""
 
 
 class UiMessage(msgspec.Struct):
@@ -48,11 +52,14 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Turn(NamedTuple):
-    """A request, translated. ``continues`` is the id of the assistant's message that the answer goes on with."""
+    """A request, translated."""
 
     session_id: str
     asked: ChatRequested
     continues: str | None
+    """The id of the assistant's message that the answer goes on with."""
+    client_id: str | None
+    """The id of the user's message that is answered."""
 
 
 def translate(asked: Asked, request_id: str) -> Turn:
@@ -67,7 +74,8 @@ def translate(asked: Asked, request_id: str) -> Turn:
     last = asked.messages[-1]
     continues = last.id if last.role == "assistant" and last.id else None
     request = ChatRequested(request_id=request_id, messages=messages, model=asked.model, config=asked.config)
-    return Turn(asked.id, request, continues)
+    client_id = last.id if last.role == "user" and 0 < len(last.id) <= MAX_CLIENT_ID else None
+    return Turn(asked.id, request, continues, client_id)
 
 
 def chat_messages(messages: list[UiMessage]) -> Iterator[ChatMessage]:
@@ -140,3 +148,105 @@ def _text(part: Part, name: str) -> str:
     if not isinstance(value, str):
         raise BadRequest(f"messages: a part of type {part.get('type')!r} has no {name}")
     return value
+
+
+# -- what was said
+
+
+def ui_messages(history: Sequence[HistoryMessage]) -> list[dict[str, Any]]:
+    """A session's messages (oldest first) as a page shows them.
+
+    A user's message that comes again under the same id (it was edited, or its answer asked for again) takes the place
+    of the first, and of all that followed. Results of tools are shown with the calls that they are of. An answer that
+    says nothing yet, or never did, is left out.
+    """
+    shown: list[dict[str, Any]] = []
+    calls: dict[str, Part] = {}
+    for message in history:
+        if message.role == "tool":
+            _settle(calls.get(message.tool_call_id or ""), message.content)
+            continue
+        name = message.client_id or message.id
+        del shown[next((n for n, other in enumerate(shown) if other["id"] == name), len(shown)) :]
+        parts = _answer_parts(message, calls) if message.role == "assistant" else list(_parts_of(message.content))
+        told: dict[str, Any] = {"id": name, "role": message.role, "parts": parts}
+        if message.stream_id is not None:
+            told["metadata"] = _metadata(message, message.stream_id)
+        if parts:
+            shown.append(told)
+    return shown
+
+
+def figures_of(usage: Usage) -> dict[str, int]:
+    """Tokens, by the AI SDK's names."""
+    return {
+        "inputTokens": usage.input_tokens,
+        "outputTokens": usage.output_tokens,
+        "totalTokens": usage.input_tokens + usage.output_tokens,
+    }
+
+
+def _metadata(message: HistoryMessage, stream_id: str) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"streamId": stream_id}
+    if message.usage is not None:
+        metadata["usage"] = figures_of(message.usage)
+    if not message.is_complete:
+        metadata["isComplete"] = False
+    return metadata
+
+
+def _answer_parts(message: HistoryMessage, calls: dict[str, Part]) -> list[Part]:
+    parts: list[Part] = []
+    if message.reasoning:
+        parts.append({"type": "reasoning", "text": message.reasoning, "state": "done"})
+    parts += _parts_of(message.content)
+    for call in message.tool_calls or []:
+        part = calls[call.id] = _call_part(call)
+        parts.append(part)
+    return parts
+
+
+def _call_part(call: ToolCall) -> Part:
+    whole = {"type": f"tool-{call.name}", "toolCallId": call.id}
+    try:
+        value = msgspec.json.decode(call.arguments or "{}")
+    except msgspec.DecodeError:
+        return {**whole, "state": "output-error", "rawInput": call.arguments, "errorText": NO_JSON}
+    return {**whole, "state": "input-available", "input": value}
+
+
+NO_JSON = "The arguments of this call are no JSON"
+
+
+def _settle(part: Part | None, result: str | list[dict[str, Any]]) -> None:
+    """Put a result to its call. Objects and lists are kept as JSON, and become what they were."""
+    if part is None or part["state"] != "input-available":
+        return
+    output: Any = result
+    if isinstance(result, str) and result.startswith(("{", "[")):
+        with suppress(msgspec.DecodeError):
+            output = msgspec.json.decode(result)
+    part.update(state="output-available", output=output)
+
+
+def _parts_of(content: str | list[dict[str, Any]]) -> Iterator[Part]:
+    if isinstance(content, str):
+        if content:
+            yield {"type": "text", "text": content}
+        return
+    for part in content:
+        if part.get("type") == "text":
+            yield {"type": "text", "text": part.get("text", "")}
+        elif part.get("type") == "image_url":
+            yield _file_part(part.get("image_url", {}).get("url", ""), "image/*")
+        elif part.get("type") == "file":
+            file = part.get("file", {})
+            yield {
+                **_file_part(file.get("file_data", ""), "application/octet-stream"),
+                "filename": file.get("filename", "file"),
+            }
+
+
+def _file_part(url: str, otherwise: str) -> Part:
+    media = url[5:].partition(",")[0].partition(";")[0] if url.startswith("data:") else ""
+    return {"type": "file", "mediaType": media or otherwise, "url": url}

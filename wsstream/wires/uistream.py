@@ -15,6 +15,7 @@ import msgspec
 from wsstream.chunks import Kind, Outcome, StreamState
 from wsstream.messages import decode_body, encode, read_rewind
 from wsstream.wires.base import StreamLike
+from wsstream.wires.uimessages import NO_JSON, figures_of
 
 _FINISH_REASONS = {"stop": "stop", "length": "length", "content_filter": "content-filter", "tool_calls": "tool-calls"}
 _PARTS = {Kind.TEXT: b"text", Kind.REASONING: b"reasoning"}
@@ -49,8 +50,7 @@ class _Call:
         try:
             value = msgspec.json.decode(text) if text.strip() else {}
         except msgspec.DecodeError:
-            error = "The arguments of this call are no JSON"
-            return encode({"type": "tool-input-error", **whole, "input": text, "errorText": error})
+            return encode({"type": "tool-input-error", **whole, "input": text, "errorText": NO_JSON})
         return encode({"type": "tool-input-available", **whole, "input": value})
 
 
@@ -176,10 +176,5 @@ class UiStream:
 def _figures(outcome: Outcome) -> dict[str, Any]:
     figures: dict[str, Any] = {"elapsedSeconds": outcome.elapsed_seconds, "tokensPerSecond": outcome.tokens_per_second}
     if outcome.usage is not None:
-        usage = outcome.usage
-        figures["usage"] = {
-            "inputTokens": usage.input_tokens,
-            "outputTokens": usage.output_tokens,
-            "totalTokens": usage.input_tokens + usage.output_tokens,
-        }
+        figures["usage"] = figures_of(outcome.usage)
     return figures

@@ -36,10 +36,12 @@ export async function until(condition, patience = 10_000) {
 
 export const ALL = Array.from({ length: 200 }, (_, number) => `word${number} `).join("");
 
-/** A TCP proxy; `cut` resets all its connections, and new ones are served as before. */
+/** A TCP proxy; `cut` resets all its connections, and new ones are served as before, unless it `refuses` them. */
 export async function proxyTo(port) {
+  const proxy = { refuses: false };
   const sockets = new Set();
   const server = net.createServer((client) => {
+    if (proxy.refuses) { client.resetAndDestroy(); return; }
     const upstream = net.connect(port, "127.0.0.1");
     for (const socket of [client, upstream]) { sockets.add(socket); socket.on("error", () => {}); socket.on("close", () => sockets.delete(socket)); }
     client.pipe(upstream).pipe(client);
@@ -47,9 +49,9 @@ export async function proxyTo(port) {
     upstream.on("close", () => client.destroy());
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return {
+  return Object.assign(proxy, {
     port: server.address().port,
     cut() { for (const socket of sockets) socket.resetAndDestroy(); },
     close() { this.cut(); server.close(); },
-  };
+  });
 }
