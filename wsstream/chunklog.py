@@ -582,8 +582,21 @@ class ChunkLog:
         self._delivered = max(self._delivered, attachment.window.acked)
         self._reached = max(self._reached, attachment.window.sent)
         self.on_floor_moved()
-        if not self.attachments and self.on_deserted is not None:
+        if not self.attachments:
+            self._be_deserted()
+
+    def _be_deserted(self) -> None:
+        if self.outcome is not None:
+            self.wire_cache.clear()  # up to a snapshot's message, which nobody counts
+        if self.on_deserted is not None:
             self.on_deserted()
+
+    def let_go(self) -> None:
+        """Nobody finds the log any more: hold nobody who holds it, so that it goes with its last reader."""
+        self.on_ending = self.on_stop = None
+        if not self.attachments:
+            self.on_deserted = None
+            self.wire_cache.clear()
 
     @property
     def delivered(self) -> int:

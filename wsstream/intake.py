@@ -36,6 +36,10 @@ REWIND_REASON = "retry"
 Stop = Callable[[StreamFailure], None]
 
 
+def _no_more(_failure: StreamFailure) -> None:
+    """Stop nothing: the try is over."""
+
+
 class Limits:
     """What one answer may take. Times are seconds; those in which the provider waits for viewers do not count."""
 
@@ -238,6 +242,7 @@ class Intake:
             last: no other try will bring the other half of a character.
         """
         self.over = True
+        self._stop = _no_more  # whoever began the try has it as well: together they would wait for the collector
         if self._stages is not None:
             self._stages.finish(complete, last)
             self.dropped += self._stages.skipped

@@ -223,6 +223,7 @@ class Producer:
             outcome = self._stopped()
         except StreamFailure as failure:
             outcome = self._stopped() if self._over else self._failed(failure)
+            failure.with_traceback(None)  # its frames hold the failure: the conversation would wait for the collector
         except Exception:
             logger.exception("stream %s: its producer failed unexpectedly", self._log.stream_id)
             outcome = self._stopped() if self._over else self._failed(InternalFailure())

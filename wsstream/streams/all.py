@@ -444,7 +444,7 @@ class Streams:
         if self._all_read is not None and not self._followed():
             self._all_read.set()
         if stream.log.outcome is not None:
-            self._retention.count_unsent(stream)
+            self._retention.on_deserted(stream)
         self._orphanage.on_deserted(stream)
 
     # -- ending

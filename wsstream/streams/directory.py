@@ -34,9 +34,10 @@ class Directory:
         self._sessions.setdefault(record.session_key, []).append(record.stream_id)
         self._requests[record.session_key, record.request_id] = record.stream_id
 
-    def remove(self, stream_id: str) -> None:
+    def remove(self, stream_id: str) -> Stream:
         """It is not found any more; that it was there is remembered for a while."""
-        record = self._streams.pop(stream_id).record
+        stream = self._streams.pop(stream_id)
+        record = stream.record
         self._requests.pop((record.session_key, record.request_id), None)
         siblings = self._sessions[record.session_key]
         siblings.remove(stream_id)
@@ -45,6 +46,7 @@ class Directory:
         self._forgotten[stream_id] = record.owner
         if len(self._forgotten) > TOMBSTONES:
             self._forgotten.popitem(last=False)
+        return stream
 
     def find(self, stream_id: str) -> Stream | None:
         """The stream of that id, whoever's it is."""

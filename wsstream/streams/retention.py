@@ -53,6 +53,12 @@ class Retention:
             if not log.attachments:
                 self.count_unsent(stream)
 
+    def on_deserted(self, stream: Stream) -> None:
+        """The last viewer of an ended answer has left."""
+        self.count_unsent(stream)
+        if stream.stream_id not in self._directory:
+            stream.log.let_go()
+
     def count_unsent(self, stream: Stream) -> None:
         """Count anew what nobody was sent of an ended answer."""
         unsent = stream.log.unsent
@@ -111,7 +117,7 @@ class Retention:
             self._store.delete(stream_id, deleted)
 
     def _forget(self, stream_id: str, deleted: Callable[[], None] = untold) -> None:
-        self._directory.remove(stream_id)
+        self._directory.remove(stream_id).log.let_go()
         self._in_memory.drop(stream_id)
         self._store.delete(stream_id, deleted)
 
