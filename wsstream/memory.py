@@ -13,7 +13,7 @@ import mmap
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 
@@ -35,6 +35,28 @@ class Memory(NamedTuple):
     def share(self) -> float:
         """How much of it is taken."""
         return self.used / self.limit if self.limit else 1.0
+
+
+class Spare:
+    """How much is resident and in no use: what a trim would return is what of it has come since the last one.
+
+    The rest is the program itself, pages that something small lives on, and what Python's own allocator keeps. None of
+    it is known; it is whatever was in no use behind the last trim, or less.
+    """
+
+    def __init__(self) -> None:
+        self._floor = self._before = UNLIMITED
+
+    def observe(self, unused: int) -> int:
+        """What of ``unused`` bytes could be returned, and was not in use at the last look either."""
+        self._floor = min(self._floor, unused)
+        lasting = min(self._before, unused)
+        self._before = unused
+        return max(0, lasting - self._floor)
+
+    def begin_anew(self, unused: int) -> None:
+        """There was a trim, and so many bytes could not be returned."""
+        self._floor = self._before = unused
 
 
 class MemoryReader:
@@ -66,6 +88,17 @@ class MemoryReader:
                 found.append((group.used(), limit))
         used, limit = max(found, key=lambda pair: pair[0] / pair[1] if pair[1] else 1.0)
         return Memory(rss, tcp, used, limit)
+
+
+    def unused(self) -> int:
+        """Bytes that are resident and not in use; 0 where the C library does not tell.
+
+        It counts them piece by piece: 4 ms for a quarter of a million pieces, microseconds where all is well.
+        """
+        if _mallinfo is None:
+            return 0
+        info = _mallinfo()
+        return max(0, int(self._process.memory_info().rss) - int(info.uordblks) - int(info.hblkhd))
 
 
 class _Group(NamedTuple):
@@ -144,9 +177,29 @@ def give_back() -> None:
 
 
 def trim() -> None:
-    """The same of what is free already; milliseconds, where `give_back` looks at every object."""
+    """The same of what is free already, where `give_back` looks at every object.
+
+    It takes a tenth of a millisecond for each MiB, in which nobody else can allocate: in a thread of its own it would
+    hold the loop up just as long.
+    """
     if _malloc_trim is not None:
         _malloc_trim(0)
 
 
-_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+class _Mallinfo(ctypes.Structure):
+    """What ``mallinfo2`` gives: see mallinfo(3)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    )
+
+
+def _of_c_library(name: str) -> Any:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
+_malloc_trim = _of_c_library("malloc_trim")
+_mallinfo = _of_c_library("mallinfo2")
+if _mallinfo is not None:
+    _mallinfo.restype = _Mallinfo

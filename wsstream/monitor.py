@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from wsstream.ledger import Ledger
-from wsstream.memory import Memory, MemoryReader, give_back, trim
+from wsstream.memory import Memory, MemoryReader, Spare, give_back, trim
 from wsstream.pressure import Level, Pressure
 from wsstream.tally import SECONDS, Histogram
 
@@ -27,6 +27,10 @@ STOP_AFTER = 40
 whoever was shed can come back for theirs."""
 GIVE_BACK_EVERY = 8
 """Readings, while memory is short, after which what was freed is returned to the system: it does not go by itself."""
+LOOK_EVERY = 8
+"""Readings between two looks at what is taken and not used: it takes milliseconds where that is much."""
+MUCH = 4 * 1024 * 1024
+"""Bytes that were in no use at two such looks are returned: what comes and goes between them would be taken at once."""
 TRIM_EVERY = 16
 MANY = 500
 FEW = 16
@@ -74,10 +78,13 @@ class Monitor:
         self._until_trim = TRIM_EVERY
         self._trimmed_at = 0
         self._seen = (0, 0)
+        self._until_look = LOOK_EVERY
+        self._spare = Spare()
         self._timers: dict[str, asyncio.Handle] = {}
         self._sampling: Iterator[None] = iter(())
         self.lag = Histogram(SECONDS)
         """Seconds that a timer came late."""
+        self._spare.begin_anew(reader.unused())
         self.memory: Memory = reader.read()
         self.shed = 0
         """Connections closed for want of memory."""
@@ -124,6 +131,7 @@ class Monitor:
         self._timers["memory"] = self._loop.call_later(MEMORY_EVERY, self._on_memory)
         self.check_memory()
         self.tidy()
+        self.return_spare()
 
     def tidy(self) -> None:
         """Return what a crowd has left behind: no storm is to be seen in the memory that is taken after it."""
@@ -133,7 +141,19 @@ class Monitor:
         self._until_trim = TRIM_EVERY if moved > FEW else self._until_trim - 1
         if self._until_trim <= 0 and gone - self._trimmed_at >= MANY:
             self._until_trim, self._trimmed_at = TRIM_EVERY, gone
-            trim()
+            self._trim()
+
+    def return_spare(self) -> None:
+        """Return what answers have left behind, theirs or the conversations they were asked with."""
+        self._until_look -= 1
+        if self._until_look <= 0:
+            self._until_look = LOOK_EVERY
+            if self._spare.observe(self._reader.unused()) >= MUCH:
+                self._trim()
+
+    def _trim(self) -> None:
+        trim()
+        self._spare.begin_anew(self._reader.unused())
 
     def check_memory(self) -> None:
         """Read, judge, act. What the store has as well leaves memory before anybody is refused."""

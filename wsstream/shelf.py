@@ -32,6 +32,11 @@ class Shelf:
     def __len__(self) -> int:
         return len(self._items)
 
+    @property
+    def overfull(self) -> bool:
+        """Whether there is more on it than it is for: ``remove`` has put things back."""
+        return len(self._items) > self._count or self.size > self._limit
+
     def put(self, name: str, size: int, age: float = 0.0) -> None:
         """Keep ``name``, which is ``age`` seconds old already, as the newest."""
         self.drop(name)
@@ -79,7 +84,7 @@ class Shelf:
     def _too_much(self) -> bool:
         if not self._items:
             return False
-        if len(self._items) > self._count or self.size > self._limit:
+        if self.overfull:
             return True
         return self._age is not None and self._oldest() + self._age <= time.monotonic()
 

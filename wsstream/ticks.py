@@ -106,6 +106,8 @@ class TimerWheel:
         slot = self._slots.get(member.slot)
         if slot is not None:
             slot.discard(member)
+            if not slot:  # left to its time, a small thing of a crowd's would hold on to a megabyte of the allocator's
+                del self._slots[member.slot]
         member.slot = 0
 
     def _arm(self, slot: int) -> None:

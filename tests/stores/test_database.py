@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import apsw
+
 from tests.stores.file import file_sizes, finish, made
 from wsstream.stores import database as module
 from wsstream.stores.database import Database
-from wsstream.stores.operations import Append, Create, Delete
-from wsstream.testing.contracts import record
+from wsstream.stores.operations import Append, Create, Delete, SaveMessage
+from wsstream.testing.contracts import message, record
 
 
 def test_how_it_is_opened(tmp_path: Path) -> None:
@@ -55,4 +57,21 @@ def test_space_is_used_again(tmp_path: Path) -> None:
             database._checkpoint()
             sizes.append(file_sizes(path)[0])
     assert sizes[-1] <= sizes[0] * 1.3
+    database.close()
+
+
+def test_large_rows_leave_nothing_in_memory(tmp_path: Path) -> None:
+    """When a log of 8 MB and its message are stored, SQLite holds no more of them than its cache of pages."""
+    database = made(tmp_path / "store.db")
+    held = 4 * 1024 * 1024
+    before = apsw.memory_used()
+    large = [b"x" * 8192] * 1000
+    for number, stream in enumerate(("s_a", "s_b"), 1):
+        said = message("ses", "x" * 8_192_000, stream_id=stream, message_id="m_" + stream)
+        database.commit([Create(number, record(stream)), SaveMessage(said)])
+        database.commit([Append(number, 1, bytes(1000), large), SaveMessage(said)])
+        database.commit([finish(number, large), SaveMessage(said)])
+    database.load("s_a")
+    database.history("ses")
+    assert apsw.memory_used() - before < held
     database.close()

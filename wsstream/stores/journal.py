@@ -18,7 +18,7 @@ import msgspec
 
 from wsstream.errors import StoreCorrupt
 from wsstream.stores.operations import Append
-from wsstream.stores.rows import checked, pack, sealed
+from wsstream.stores.rows import LARGE, checked, pack, sealed
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class Journal:
 
 def _write(db: apsw.Connection, row: int, appends: list[Append]) -> int:
     entries = sealed(pack(appends), row)
-    db.execute("INSERT INTO journal VALUES (?, ?)", (row, entries))
+    db.execute("INSERT INTO journal VALUES (?, ?)", (row, entries), can_cache=len(entries) < LARGE)
     return len(entries)
 
 

@@ -14,7 +14,7 @@ import msgspec
 from wsstream.bodies import Bodies
 from wsstream.chunks import Outcome
 from wsstream.stores.base import StoredMessage, StreamRecord
-from wsstream.stores.rows import pack, sealed, sealed_log
+from wsstream.stores.rows import LARGE, pack, sealed, sealed_log
 
 
 class Create(msgspec.Struct, frozen=True):
@@ -86,16 +86,19 @@ Operation = Create | Update | Append | Cancelled | Finish | Delete | SaveMessage
 
 
 def _create(db: apsw.Connection, operation: Create) -> None:
+    packed = sealed(pack(operation.record), operation.number)
     db.execute(
         "INSERT INTO streams (number, stream_id, record) VALUES (?, ?, ?)",
-        (operation.number, operation.record.stream_id, sealed(pack(operation.record), operation.number)),
+        (operation.number, operation.record.stream_id, packed),
+        can_cache=len(packed) < LARGE,
     )
 
 
 def update(db: apsw.Connection, operation: Update) -> None:
     """Renew a stream's record."""
     packed = sealed(pack(operation.record), operation.number)
-    db.execute("UPDATE streams SET record = ? WHERE number = ?", (packed, operation.number))
+    row = (packed, operation.number)
+    db.execute("UPDATE streams SET record = ? WHERE number = ?", row, can_cache=len(packed) < LARGE)
 
 
 def _cancelled(db: apsw.Connection, operation: Cancelled) -> None:
@@ -109,7 +112,7 @@ def finish(db: apsw.Connection, operation: Finish) -> None:
     ending = sealed(pack((operation.outcome, operation.ended, len(chunks))), number)
     db.execute("UPDATE streams SET ending = ? WHERE number = ?", (ending, number))
     if db.changes():
-        db.execute("INSERT OR REPLACE INTO logs VALUES (?, ?)", (number, chunks))
+        db.execute("INSERT OR REPLACE INTO logs VALUES (?, ?)", (number, chunks), can_cache=len(chunks) < LARGE)
 
 
 def _delete(db: apsw.Connection, operation: Delete) -> None:
@@ -121,8 +124,10 @@ def renew_message(db: apsw.Connection, message: StoredMessage) -> bool:
     """Replace the message of a stream; False where it is none of a stream, or there is none to replace."""
     if message.stream_id is None:
         return False
-    row = (sealed(pack(message)), message.message_id, message.stream_id)
-    db.execute("UPDATE messages SET message = ?, message_id = ? WHERE stream_id = ?", row)
+    packed = sealed(pack(message))
+    row = (packed, message.message_id, message.stream_id)
+    statement = "UPDATE messages SET message = ?, message_id = ? WHERE stream_id = ?"
+    db.execute(statement, row, can_cache=len(packed) < LARGE)
     return bool(db.changes())
 
 
@@ -130,9 +135,11 @@ def _save_message(db: apsw.Connection, operation: SaveMessage) -> None:
     message = operation.message
     if renew_message(db, message):
         return
+    packed = sealed(pack(message))
     db.execute(
         "INSERT INTO messages (session_id, stream_id, message, message_id) VALUES (?, ?, ?, ?)",
-        (message.session_id, message.stream_id, sealed(pack(message)), message.message_id),
+        (message.session_id, message.stream_id, packed, message.message_id),
+        can_cache=len(packed) < LARGE,
     )
     db.execute(
         "INSERT INTO sessions (session_id, created, updated, owner) VALUES (?, ?, ?, ?)"

@@ -58,6 +58,9 @@ class Retention:
         self.count_unsent(stream)
         if stream.stream_id not in self._directory:
             stream.log.let_go()
+        elif self._in_memory.overfull:  # it could not go while it was followed, and nothing else need end for a day
+            self._in_memory.drop(stream.stream_id)
+            self._unload(stream.stream_id)
 
     def count_unsent(self, stream: Stream) -> None:
         """Count anew what nobody was sent of an ended answer."""
