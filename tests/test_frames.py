@@ -167,3 +167,18 @@ def test_the_end_is_one_frame_for_all() -> None:
     assert isinstance(message, m.StreamComplete)
     assert (message.stream_id, message.final_chunk_id, message.finish_reason) == ("stream-1", 1, "length")
     assert book.outcome() is book.outcome()
+
+
+def test_ready_frames_go_with_the_last_viewer_of_an_ended_log() -> None:
+    """They can be as large as a snapshot, and nobody counts them; while it runs, the next viewer wants them."""
+    log = log_of(Delta("a"))
+    viewers = [log.attach(SendWindow(50, 1000), lambda _: None) for _ in range(3)]
+    book = FrameBook.of(log)
+    log.detach(viewers.pop())
+    assert FrameBook.of(log) is book
+    log.finish(Outcome(StreamState.COMPLETE, 1))
+    log.detach(viewers.pop())
+    assert FrameBook.of(log) is book
+    log.detach(viewers.pop())
+    assert log.wire_cache == {}
+    assert FrameBook.of(log).outcome() == book.outcome()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from wsstream import memory
-from wsstream.memory import Memory, MemoryReader
+from wsstream.memory import Memory, MemoryReader, Spare
 
 MIB = 1024 * 1024
 
@@ -113,3 +114,36 @@ def test_a_limit_of_nothing_is_full() -> None:
 def test_memory_can_be_given_back() -> None:
     """It is asked for without harm, whatever the C library is."""
     memory.give_back()
+
+
+def test_what_is_in_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A buffer that is used is not in it, one that was freed is, until it is returned."""
+    if sys.platform != "linux" or memory._mallinfo is None:
+        pytest.skip("the C library does not tell")
+    reader = MemoryReader()
+    memory.give_back()
+    before = reader.unused()
+    parts = [bytearray(50_000) for _ in range(400)]
+    assert abs(reader.unused() - before) < 2 * MIB
+    last = parts.pop()  # what is freed below it stays with the C library
+    parts.clear()
+    assert reader.unused() - before > 10 * MIB
+    memory.trim()
+    assert abs(reader.unused() - before) < 2 * MIB
+    assert last
+
+
+def test_a_c_library_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known to be in no use, and to ask for its return does no harm."""
+    monkeypatch.setattr(memory, "_mallinfo", None)
+    monkeypatch.setattr(memory, "_malloc_trim", None)
+    assert MemoryReader().unused() == 0
+    memory.trim()
+
+
+def test_what_is_spare() -> None:
+    """It is what was in no use at the last two looks, beyond the least that was since the last trim."""
+    spare = Spare()
+    assert [spare.observe(unused) for unused in (50, 90, 80, 20, 95, 95)] == [0, 0, 30, 0, 0, 75]
+    spare.begin_anew(60)
+    assert [spare.observe(unused) for unused in (60, 100, 100)] == [0, 0, 40]

@@ -21,10 +21,10 @@ ANSWERS = 2
 PROMPT = "q" * 30_000
 LONG_ENOUGH = 3 * LOOK_EVERY * MEMORY_EVERY
 """Seconds within which it is given back: two looks, and one that had just been made."""
-TAKEN = 50 * MIB
-"""What the answers take at the least while they are read: 6 MiB are written at a time before a viewer has them."""
-LEFT_BEHIND = 16 * MIB
-"""What may be left of twelve answers of 8 MiB: pages that something small lives on, caches of SQLite and of Python."""
+TAKEN = 30 * MIB
+"""What there is at the least when the last answer has ended; between 60 and 200 were seen."""
+LEFT_BEHIND = 5 * MIB
+"""What may be left of twelve answers of 8 MiB: pages that something small lives on, SQLite's cache."""
 
 
 async def converse(server: ServerProcess, session: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.native import HasPort, connected
 from tests.virtual import in_virtual_time
 from wsstream.ledger import Ledger
 from wsstream.memory import Memory, MemoryReader
-from wsstream.monitor import LAG_EVERY, MANY, SAMPLE_EVERY, Monitor
+from wsstream.monitor import LAG_EVERY, LOOK_EVERY, MANY, MEMORY_EVERY, MUCH, SAMPLE_EVERY, Monitor
 from wsstream.pressure import PATIENCE, Level, Pressure
 
 
@@ -29,10 +30,16 @@ class Reader(MemoryReader):
     def __init__(self) -> None:
         super().__init__(root=Path("/nonexistent"))
         self.share = 0.1
+        self.idle = 0
+        """Bytes that are in no use."""
 
     def read(self) -> Memory:
         """A share of a thousand bytes."""
         return Memory(0, 0, round(1000 * self.share), 1000)
+
+    def unused(self) -> int:
+        """What a test says."""
+        return self.idle
 
 
 async def refused(server: HasPort) -> Response:
@@ -256,6 +263,79 @@ async def test_what_a_crowd_leaves_behind_is_returned(monkeypatch: pytest.Monkey
         await asyncio.sleep(60)
         monitor.close()
     assert len(trims) == 1
+
+
+LOOK = LOOK_EVERY * MEMORY_EVERY
+"""Seconds between two looks at what is in no use."""
+HELD = 20 * MUCH
+"""What is in no use either, and cannot be returned."""
+
+
+@contextmanager
+def trimming(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Reader, list[float]]]:
+    """A monitor that looks at memory; and when it has returned some, which leaves `HELD`."""
+    trims: list[float] = []
+    reader = Reader()
+    reader.idle = HELD
+
+    def trim() -> None:
+        trims.append(time.monotonic())
+        reader.idle = min(reader.idle, HELD)
+
+    monkeypatch.setattr("wsstream.monitor.trim", trim)
+    monitor = Monitor(Ledger(list, "demo"), reader, Pressure(), House())
+    monitor.start()
+    yield reader, trims
+    monitor.close()
+
+
+@in_virtual_time
+async def test_what_answers_leave_behind_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in no use at two looks is returned, once, and what cannot be is not asked for again."""
+    with trimming(monkeypatch) as (reader, trims):
+        await asyncio.sleep(10 * LOOK)
+        assert not trims
+        reader.idle = HELD + MUCH
+        begun = time.monotonic()
+        await asyncio.sleep(20 * LOOK)
+        assert [LOOK <= at - begun <= 2 * LOOK for at in trims] == [True]
+        reader.idle = HELD + 100 * MUCH
+        await asyncio.sleep(20 * LOOK)
+        assert len(trims) == 2
+
+
+@in_virtual_time
+async def test_what_was_taken_before_the_first_look_is_returned_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the server took to start is what it is compared with, not what its first clients took."""
+    with trimming(monkeypatch) as (reader, trims):
+        reader.idle = HELD + MUCH
+        await asyncio.sleep(3 * LOOK)
+        assert len(trims) == 1
+
+
+@in_virtual_time
+async def test_what_is_used_again_is_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is in no use at one look and in use at the next is left where it is; so is what is little."""
+    with trimming(monkeypatch) as (reader, trims):
+        for _ in range(20):
+            reader.idle = HELD + 50 * MUCH
+            await asyncio.sleep(LOOK)
+            reader.idle = HELD
+            await asyncio.sleep(LOOK)
+        reader.idle = HELD + MUCH - 1
+        await asyncio.sleep(20 * LOOK)
+        assert not trims
+
+
+@in_virtual_time
+async def test_pages_that_something_lives_on_are_returned_when_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be returned and was used since is looked at anew: the comparison is with the least there was."""
+    with trimming(monkeypatch) as (reader, trims):
+        reader.idle = HELD - 2 * MUCH
+        await asyncio.sleep(2 * LOOK)
+        reader.idle = HELD - MUCH
+        await asyncio.sleep(3 * LOOK)
+        assert len(trims) == 1
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,21 @@ async def test_what_is_put_back_stays() -> None:
 
 
 @in_virtual_time
+async def test_a_shelf_that_is_overfull() -> None:
+    """It says so where what should have gone was put back, because of the size or of the number, until it fits."""
+    shelf = Shelf(None, 2, 100, lambda name: shelf.put(name, 60))
+    shelf.put("a", 60)
+    assert not shelf.overfull
+    shelf.put("b", 60)
+    assert (shelf.overfull, "b" in shelf) == (True, True)
+    shelf.drop("b")
+    assert (shelf.overfull, "b" in shelf) == (False, False)
+    for name in "cde":
+        shelf.put(name, 1)
+    assert shelf.overfull
+
+
+@in_virtual_time
 async def test_everything_in_use() -> None:
     """Where nothing can go, everything stays, without end or error."""
     shelf = Shelf(5, 1, 1, lambda name: shelf.put(name, 60))

@@ -204,6 +204,20 @@ async def test_a_removed_member_is_not_called() -> None:
 
 
 @in_virtual_time
+async def test_a_crowd_that_has_left_leaves_no_slots() -> None:
+    """A slot goes with its last member: small things that survive a crowd keep its memory from the system."""
+    w, now = wheel(), time.monotonic()
+    crowd = [Connection() for _ in range(100)]
+    for number, member in enumerate(crowd):
+        w.schedule(member, now + number // 2)
+    for member in crowd[:-1]:
+        w.remove(member)
+    assert len(w._slots) == 1
+    await asyncio.sleep(100)
+    assert [len(member.called) for member in crowd] == [0] * 99 + [1]
+
+
+@in_virtual_time
 async def test_a_member_removed_in_its_own_slot_is_not_called() -> None:
     """Whoever is removed by another that was called in the same moment is not called either."""
     w, now = wheel(), time.monotonic()

@@ -32,6 +32,9 @@ class Shelf:
     def __len__(self) -> int:
         return len(self._items)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._items
+
     @property
     def overfull(self) -> bool:
         """Whether there is more on it than it is for: ``remove`` has put things back."""

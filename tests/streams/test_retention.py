@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
 from tests.house import DurableStore, House, house
 from tests.virtual import in_virtual_time, turns
+from wsstream.chunklog import ChunkLog
+from wsstream.chunks import ChatRequest
 from wsstream.errors import (
+    ContentFiltered,
     LogTrimmed,
     StoreError,
 )
+from wsstream.frames import FrameBook
+from wsstream.producer import Producer
 from wsstream.streams import Stream
+
+
+def _alive() -> list[object]:
+    """What answers consist of, as far as it is in memory."""
+    return [it for it in gc.get_objects() if type(it) in (Producer, ChunkLog, Stream, ChatRequest)]
 
 
 async def _is_kept(h: House, stream: Stream) -> bool:
@@ -130,6 +141,81 @@ async def test_a_followed_log_stays_in_memory() -> None:
         for n in range(4, 7):
             await h.ended(str(n))
         assert not first.log.loaded
+
+
+@in_virtual_time
+async def test_beyond_the_limit_a_log_leaves_with_its_last_viewer() -> None:
+    """What was followed when it should have left memory leaves it with its viewer, not when something else ends."""
+    async with house(store=DurableStore(), max_memory_bytes=3000) as h:
+        h.provider.text = "x" * 2000
+        streams = [await h.ended("0")]
+        for n in range(1, 3):
+            stream = await h.start(str(n))
+            h.view(stream)
+            await h.provider.end()
+            streams.append(stream)
+        first, second, third = streams
+        assert [stream.log.loaded for stream in streams] == [False, True, True]
+        second.log.detach(second.log.attachments[0])
+        assert [stream.log.loaded for stream in streams] == [False, False, True]
+        third.log.detach(third.log.attachments[0])
+        assert third.log.loaded  # it fits
+        assert h.streams.statistics().memory_bytes == third.log.weight
+        assert await _is_kept(h, second)
+
+
+@in_virtual_time
+async def test_a_log_read_back_waits_for_all_who_asked() -> None:
+    """Who takes a log and leaves at once does not take it from those who asked for it in the same moment."""
+    store = DurableStore()
+    async with house(store=store, max_memory_bytes=1) as h:
+        stream, followed = await h.ended("0"), await h.start("1")
+        viewer = h.view(followed)
+        await h.provider.end()
+        found: list[bool] = []
+        loading = h.streams.load(stream)
+        assert loading is not None
+        for _ in range(2):
+            loading.add_done_callback(lambda _: found.append(stream.log.loaded))
+            loading.add_done_callback(lambda _: stream.log.detach(h.view(stream)))
+        await store.answer()
+        assert found == [True, True]
+        assert not stream.log.loaded
+        followed.log.detach(viewer)
+
+
+@pytest.mark.parametrize("way", ["ended", "cancelled", "failed", "followed"])
+@in_virtual_time
+async def test_a_forgotten_answer_does_not_wait_for_the_collector(way: str) -> None:
+    """When nobody can ask for it any more, its log and the conversation go, however it ended and whoever followed it."""
+    gc.collect()
+    gc.disable()
+    before = len(_alive())
+    try:
+        async with house(max_retained=1) as h:
+            stream = await h.start("0")
+            viewer = h.view(stream)
+            FrameBook.of(stream.log)
+            if way == "cancelled":
+                h.streams.cancel(stream)
+            elif way == "failed":
+                h.provider._ends[-1].set_exception(ContentFiltered())
+            else:
+                await h.provider.end()
+            await turns()
+            if way != "followed":
+                stream.log.detach(viewer)
+            other = await h.ended("1")
+            if way == "followed":
+                assert stream.log.chunks(1, 1)[0].content == "x"
+                stream.log.detach(viewer)
+            h.provider.requests.clear()
+            h.provider._ends.clear()
+            del viewer, stream
+            await turns()
+            assert len(_alive()) == before + len((other, other.log))
+    finally:
+        gc.enable()
 
 
 @in_virtual_time

@@ -58,7 +58,8 @@ class Retention:
         self.count_unsent(stream)
         if stream.stream_id not in self._directory:
             stream.log.let_go()
-        elif self._in_memory.overfull:  # it could not go while it was followed, and nothing else need end for a day
+        elif self._in_memory.overfull and stream.stream_id in self._in_memory:
+            # It could not go while it was followed, and it may be long until something else ends.
             self._in_memory.drop(stream.stream_id)
             self._unload(stream.stream_id)
 
