@@ -129,7 +129,7 @@ RULE: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     # The shell ties the rest together.
     (
         ("cli", "__main__"),
-        (*WORDS, "config", "cli", "client", "terminal", "load", "server", "logs", "top"),
+        (*WORDS, "config", "cli", "client", "terminal", "load", "server", "logs", "memory", "top"),
         "Commands start things.",
     ),
     (("logs", "top"), WORDS, "Log lines are text, and so is what a server says of itself."),

@@ -137,6 +137,8 @@ def test_a_c_library_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None
     """Nothing is known to be in no use, and to ask for its return does no harm."""
     monkeypatch.setattr(memory, "_mallinfo", None)
     monkeypatch.setattr(memory, "_malloc_trim", None)
+    monkeypatch.setattr(memory, "_mallopt", None)
+    memory.share_one_heap()
     assert MemoryReader().unused() == 0
     memory.trim()
 

@@ -107,6 +107,9 @@ def _see_working_directory() -> None:
 
 
 def _serve(parsed: argparse.Namespace) -> int:
+    from wsstream.memory import share_one_heap
+
+    share_one_heap()
     _see_working_directory()
     flags = {setting.name: getattr(parsed, setting.name) for setting in settings()}
     config = load_config(flags, os.environ, parsed.config or os.environ.get("WSSTREAM_CONFIG"))

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 
+M_ARENA_MAX = -8
+"""Of ``malloc.h``."""
 UNLIMITED = 1 << 60
 """A group's limit from here on is none; version 1 writes the largest number of pages."""
 
@@ -186,6 +188,16 @@ def trim() -> None:
         _malloc_trim(0)
 
 
+def share_one_heap() -> None:
+    """Have all threads take memory from one place; before the first of them begins.
+
+    The C library would give each its own, up to 64 MiB of whose end no trim returns: the store's thread holds whole
+    answers for a moment.
+    """
+    if _mallopt is not None:
+        _mallopt(M_ARENA_MAX, 1)
+
+
 class _Mallinfo(ctypes.Structure):
     """What ``mallinfo2`` gives: see mallinfo(3)."""
 
@@ -200,6 +212,7 @@ def _of_c_library(name: str) -> Any:
 
 
 _malloc_trim = _of_c_library("malloc_trim")
+_mallopt = _of_c_library("mallopt")
 _mallinfo = _of_c_library("mallinfo2")
 if _mallinfo is not None:
     _mallinfo.restype = _Mallinfo
