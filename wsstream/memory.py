@@ -91,7 +91,6 @@ class MemoryReader:
         used, limit = max(found, key=lambda pair: pair[0] / pair[1] if pair[1] else 1.0)
         return Memory(rss, tcp, used, limit)
 
-
     def unused(self) -> int:
         """Bytes that are resident and not in use; 0 where the C library does not tell.
 
@@ -201,9 +200,17 @@ def share_one_heap() -> None:
 class _Mallinfo(ctypes.Structure):
     """What ``mallinfo2`` gives: see mallinfo(3)."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    _fields_ = (
+        ("arena", ctypes.c_size_t),
+        ("ordblks", ctypes.c_size_t),
+        ("smblks", ctypes.c_size_t),
+        ("hblks", ctypes.c_size_t),
+        ("hblkhd", ctypes.c_size_t),
+        ("usmblks", ctypes.c_size_t),
+        ("fsmblks", ctypes.c_size_t),
+        ("uordblks", ctypes.c_size_t),
+        ("fordblks", ctypes.c_size_t),
+        ("keepcost", ctypes.c_size_t),
     )
 
 

@@ -154,7 +154,7 @@ async def test_beyond_the_limit_a_log_leaves_with_its_last_viewer() -> None:
             h.view(stream)
             await h.provider.end()
             streams.append(stream)
-        first, second, third = streams
+        second, third = streams[1:]
         assert [stream.log.loaded for stream in streams] == [False, True, True]
         second.log.detach(second.log.attachments[0])
         assert [stream.log.loaded for stream in streams] == [False, False, True]
@@ -187,7 +187,7 @@ async def test_a_log_read_back_waits_for_all_who_asked() -> None:
 @pytest.mark.parametrize("way", ["ended", "cancelled", "failed", "followed"])
 @in_virtual_time
 async def test_a_forgotten_answer_does_not_wait_for_the_collector(way: str) -> None:
-    """When nobody can ask for it any more, its log and the conversation go, however it ended and whoever followed it."""
+    """When nobody can ask for it any more, its log and conversation go, however it ended and whoever followed it."""
     gc.collect()
     gc.disable()
     before = len(_alive())

@@ -17,7 +17,7 @@ from wsstream.errors import StoreCorrupt
 from wsstream.stores.base import StoredMessage, StreamRecord
 
 LARGE = 64 * 1024
-"""The size from which a row is written by a statement of its own: one that is kept ready keeps its last row in memory."""
+"""The size from which a row has a statement of its own: one that is kept ready keeps its last row in memory."""
 
 _into = msgspec.msgpack.Encoder().encode_into
 _log = msgspec.msgpack.Decoder(tuple[bytes, int, bytes, bytes]).decode
