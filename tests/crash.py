@@ -370,6 +370,12 @@ class Server:
         self.fell = False
         """Whether it was ended by something that was not told to."""
 
+    @property
+    def pid(self) -> int:
+        """The process, since its last start."""
+        assert self._process is not None
+        return self._process.pid
+
     async def launch(self, prefix: Sequence[str] = ()) -> None:
         """Start it, under another command if one is given."""
         self.fell = False
