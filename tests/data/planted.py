@@ -1,6 +1,6 @@
 """``python -m tests.data.planted NAME serve …``: the command line with one mistake, or one odd habit, planted in it.
 
-The crash harness (tests/crash.py) has to notice every mistake.
+The crash harness (tests/crash.py), or the soak (tests/soak), has to notice every mistake.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from wsstream import cli
-from wsstream.chunklog import ChunkLog
+from wsstream.chunklog import Attachment, ChunkLog
 from wsstream.chunks import Delta
+from wsstream.flow import SendWindow
 from wsstream.messages import CancelStream
 from wsstream.sessions import Sessions
 from wsstream.stores import database, journal
@@ -105,6 +106,31 @@ def ends_not_kept() -> None:
         return recover(self, end)
 
     Database.recover = recover_all  # type: ignore[method-assign]
+
+
+@plant
+def chunk_dropped_on_resume() -> None:
+    """Who comes back behind a chunk is sent what follows the next one."""
+    attach = ChunkLog.attach
+
+    def attach_further(self: ChunkLog, window: SendWindow, wake: Any) -> Attachment:
+        if 0 < window.sent < self.tail:
+            window.sent += 1
+        return attach(self, window, wake)
+
+    ChunkLog.attach = attach_further  # type: ignore[method-assign]
+
+
+@plant
+def viewers_never_leave() -> None:
+    """Who goes is still thought to follow, if it is not alone."""
+    detach = ChunkLog.detach
+
+    def detach_alone(self: ChunkLog, attachment: Attachment) -> None:
+        if len(self.attachments) == 1:
+            detach(self, attachment)
+
+    ChunkLog.detach = detach_alone  # type: ignore[method-assign]
 
 
 # -- mistakes that this code really had

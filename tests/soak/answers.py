@@ -35,6 +35,9 @@ class Plan:
     tries: int = field(default=0, init=False)
     """How often the provider was asked."""
 
+    def __str__(self) -> str:
+        return f"{self.tokens} tokens, {self.rate:g}/s, {self.fault} at {self.at}, {self.on_interrupt}"
+
     @property
     def model(self) -> str:
         """Its name as a model."""

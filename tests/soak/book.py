@@ -43,7 +43,9 @@ class Told:
 
     def __str__(self) -> str:
         plan = self.plan
-        return f"{self.stream_id} ({plan.tokens} tokens, {plan.rate:g}/s, {plan.fault} at {plan.at}, {plan.on_interrupt})"
+        return (
+            f"{self.stream_id} ({plan.tokens} tokens, {plan.rate:g}/s, {plan.fault} at {plan.at}, {plan.on_interrupt})"
+        )
 
 
 class Book:

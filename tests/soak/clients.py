@@ -11,7 +11,7 @@ import contextlib
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from websockets.exceptions import WebSocketException
 from websockets.typing import Subprotocol
 
 import wsstream.client
-from tests.soak.answers import Plan, draw_plan
+from tests.soak.answers import Plan
 from tests.soak.book import FAILED, OVER, Book, Reading, Told
 from wsstream.errors import ConnectionFailed, RequestError, StreamFailure
 
@@ -38,9 +38,11 @@ class World(Protocol):
     """Where clients live."""
 
     book: Book
-    port: int
     over: bool
     """Whether nothing new should be begun."""
+
+    @property
+    def port(self) -> int: ...
 
     def plan(self, draw: random.Random, tokens: int | None = None, rate: float = 0.0) -> Plan: ...
 
@@ -146,7 +148,7 @@ async def socket_link(port: int, hello: Message) -> AsyncIterator[Link]:
 class PostLink:
     """An event stream, and POSTs."""
 
-    def __init__(self, client: httpx2.AsyncClient, lines: AsyncIterator[str]) -> None:
+    def __init__(self, client: httpx2.AsyncClient, lines: AsyncGenerator[str, None]) -> None:
         self._client = client
         self._lines = lines
         self._id = ""
@@ -295,7 +297,7 @@ class Deaf(Native):
     window = 20
 
     async def visit(self) -> None:
-        self.plan = self.world.plan(self.draw, self.draw.choice((60, 3000)), self.draw.choice((0, 100)))
+        self.plan = self.world.plan(self.draw, self.draw.choice((60, 1500)), self.draw.choice((0, 300)))
         leaving = asyncio.get_running_loop().call_later(1 + 3 * self.draw.random(), self._leave)
         try:
             await self.read_all()
@@ -413,7 +415,8 @@ class Python(Client):
         )
         async with client:
             for _ in range(VISITS):
-                await self._ask(client, self.world.plan(self.draw))
+                if not self.world.over:
+                    await self._ask(client, self.world.plan(self.draw))
 
     async def _ask(self, client: wsstream.client.Client, plan: Plan) -> None:
         stream = await self._start(client, plan)
@@ -535,9 +538,7 @@ class Whole(OverHttp):
         key = f"soak-{self._seed}-{plan.number}"
         while True:
             try:
-                response = await self.http.post(
-                    "/api/chat", json=self.request(plan), headers={"Idempotency-Key": key}
-                )
+                response = await self.http.post("/api/chat", json=self.request(plan), headers={"Idempotency-Key": key})
             except LOST:
                 await self.lost()
                 continue
@@ -646,7 +647,9 @@ class AiSdk(Client):
 
     async def _converse(self) -> None:
         options: Message = {"proxy": None, "compression": None, "max_size": None}
-        async with connect(f"ws://127.0.0.1:{self.world.port}/ai", open_timeout=5, close_timeout=1, **options) as socket:
+        async with connect(
+            f"ws://127.0.0.1:{self.world.port}/ai", open_timeout=5, close_timeout=1, **options
+        ) as socket:
             self._resuming = self.reading is not None
             await socket.send(json.dumps(self._first()))
             while self.reading is None or not self.reading.ended:

@@ -1,4 +1,4 @@
-"""A server with all kinds of clients, restarts and a provider that fails: ``make soak``, or ``python -m tests.soak.run``.
+"""A server with all kinds of clients, restarts and a provider that fails: ``python -m tests.soak.run``, ``make soak``.
 
 Exit status: 0 nothing was wrong, 1 something was. ``--seed`` repeats the plan: who asks for what, when the server is
 killed. Where exactly a kill hits is up to the machine.
@@ -21,7 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.soak.run", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--seconds", type=float, default=600.0, help="how long clients come; the end takes some more")
     parser.add_argument("--seed", type=int, default=None, help="what a run before has printed")
-    parser.add_argument("--crowds", type=int, default=1, help="25 clients each")
+    parser.add_argument("--crowds", type=int, default=1, help="so many times the usual clients")
     parser.add_argument("--keep", type=Path, default=None, help="where the store and the server's log are to be left")
     return parser
 

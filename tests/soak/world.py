@@ -34,6 +34,7 @@ REST = 40.0
 """Seconds after the last client within which the server must be at rest."""
 RESTING_FILES = 12
 """Files beyond those at its start that a server at rest may have: connections to the provider, kept for a while."""
+RETENTION = 180.0
 RECHECKED = 40
 """Streams that are read once more at the very end."""
 EXPECTED = re.compile(
@@ -43,6 +44,7 @@ EXPECTED = re.compile(
 )
 FLAGS = [
     *("--provider", "llamacpp", "--drain-timeout", str(DRAIN), "--orphan-grace", str(GRACE)),
+    *("--retention", str(RETENTION), "--max-memory-bytes", "16777216"),
     *("--chunk-timeout", "2", "--first-token-timeout", "20", "--retry-base", "0.1", "--log-level", "warning"),
 ]
 
@@ -70,7 +72,8 @@ class World:
         self._server: Server
         self._left: asyncio.Queue[Told] = asyncio.Queue()
         self._seen_leaving: set[str] = set()
-        self._audited: list[str] = []
+        self._audited: list[tuple[float, Told]] = []
+        """And when."""
         self._tasks: set[Task[None]] = set()
         self._up = asyncio.Event()
         self._first: Sample | None = None
@@ -99,6 +102,7 @@ class World:
 
     async def run(self) -> Book:
         """Everything; what was wrong is in the book."""
+        asyncio.get_running_loop().set_exception_handler(self._on_stray)
         await self._model.start()
         flags = [*FLAGS, "--base-url", self._model.url, "--metrics-port", str(self._metrics_port)]
         self._server = Server(self._directory, *flags, planted=self._planted)
@@ -139,8 +143,13 @@ class World:
         """What a task of ours trips over is a violation, too: it is where the server did what nobody expects."""
         try:
             await coroutine
-        except Exception as error:
-            self.book.object(f"{coroutine.__qualname__} tripped over {error!r:.500}")
+        except Exception as error:  # noqa: BLE001
+            self.book.object(f"{coroutine!r} tripped over {error!r:.500}")
+
+    def _on_stray(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What the loop complains of. The HTTP client leaves generators behind where it did not read to the end."""
+        if "asyncgen" not in context:
+            self.book.object(f"on our side: {context['message']}: {context.get('exception')!r:.300}")
 
     def _spawn_crowd(self) -> list[Task[None]]:
         clients = [
@@ -159,7 +168,9 @@ class World:
                 async with asyncio.timeout(VISIT_TIMEOUT):
                     await visit()
             except TimeoutError:
-                self.book.object(f"a visit of {client.kind} took more than {VISIT_TIMEOUT:.0f} s: {vars(client)!r:.400}")
+                self.book.object(
+                    f"a visit of {client.kind} took more than {VISIT_TIMEOUT:.0f} s: {vars(client)!r:.400}"
+                )
 
         client.visit = watched  # type: ignore[method-assign]
         await client.run()
@@ -234,7 +245,7 @@ class World:
                 told = await self._left.get()
                 try:
                     async with asyncio.timeout(VISIT_TIMEOUT):
-                        await asyncio.sleep(auditor.draw.choice((0, 0, 1.5)))
+                        await asyncio.sleep(auditor.draw.choice(self._waits(told)))
                         await auditor.read(told)
                         await self._check_history(http, told)
                 except TimeoutError:
@@ -243,11 +254,15 @@ class World:
                     self._left.task_done()
                 self._note_end(told)
 
+    def _waits(self, told: Told) -> tuple[float, ...]:
+        """How long nobody may read it, for some so long that it is stopped."""
+        return (0.0, 1.5, GRACE + 2) if told.deserted and self.seconds > 4 * GRACE else (0.0, 0.0, 1.0)
+
     def _note_end(self, told: Told) -> None:
         self.book.ends[told.how or "none"] += 1
         self.book.forget(told)
         self._model.plans[told.plan.number].forget()
-        self._audited.append(told.stream_id)
+        self._audited.append((time.monotonic(), told))
 
     async def _check_history(self, http: httpx2.AsyncClient, told: Told) -> None:
         """The session has the same text."""
@@ -283,7 +298,6 @@ class World:
 
     async def _rest(self) -> None:
         """With nobody there, nothing is left: no stream, no connection, hardly a file."""
-        self.book.counts["resting"] += 1
         async with httpx2.AsyncClient(trust_env=False, timeout=10) as http:
             until = time.monotonic() + REST
             while left := await self._left_over(http):
@@ -309,11 +323,11 @@ class World:
         self._check_store()
         await self._start()
         auditor = Auditor(self, f"{self.seed}/last")
-        sample = self._draw.sample(self._audited, min(RECHECKED, len(self._audited)))
+        kept = [told for at, told in self._audited if time.monotonic() - at < RETENTION / 3]
         try:
-            async with asyncio.timeout(VISIT_TIMEOUT):
-                for stream_id in sample:
-                    await auditor.read(self.book.streams[stream_id])
+            async with asyncio.timeout(RETENTION / 3):
+                for told in self._draw.sample(kept, min(RECHECKED, len(kept))):
+                    await auditor.read(told)
         except TimeoutError:
             self.book.object("what was there before the last restart cannot be read")
         await self._terminate()
@@ -356,7 +370,9 @@ async def _cancel(tasks: Any) -> None:
 def describe(world: World) -> str:
     """The table at the end, and every violation."""
     book = world.book
-    lines = [f"seed {world.seed}, {world.seconds:.0f} s, {len(book.streams)} streams, {sum(book.ends.values())} audited"]
+    lines = [
+        f"seed {world.seed}, {world.seconds:.0f} s, {len(book.streams)} streams, {sum(book.ends.values())} audited"
+    ]
     lines.append("")
     lines.append(f"{'clients':14} {'visits':>8} {'losses':>8} {'drops':>8}")
     for kind in KINDS:
