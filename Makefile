@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types unit proxies js js-full browser slow bench bench-browser autobahn fuzz deploy-check sbom constraints clean
+.PHONY: run test lint types unit proxies js js-full browser slow soak bench bench-browser autobahn fuzz deploy-check sbom constraints clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m wsstream
@@ -62,6 +62,11 @@ bench-browser: $(VENV)/.installed
 
 slow: $(VENV)/.tested
 	$(BIN)/python -m pytest -m "slow and not deploy" -q
+
+# All kinds of clients, a provider that fails and a server that is killed; SEED repeats the plan of a run before.
+SECONDS ?= 600
+soak: $(VENV)/.tested
+	$(BIN)/python -m tests.soak.run --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/compare.py
