@@ -35,7 +35,7 @@ from wsstream.stores.base import Store, StoredLog, StreamRecord, untold
 from wsstream.streams.directory import Directory
 from wsstream.streams.orphanage import Orphanage, unbegun
 from wsstream.streams.places import Places
-from wsstream.streams.prompts import check_length, preparing
+from wsstream.streams.prompts import check_length, check_shapes, preparing
 from wsstream.streams.retention import Retention
 from wsstream.streams.stream import Stream, Watcher
 from wsstream.streams.targets import Course, Targets, survives
@@ -211,6 +211,7 @@ class Streams:
     ) -> Stream:
         config = asked.config or ChatConfig()
         check_length(asked, config, self._config.max_prompt_chars)
+        check_shapes(asked, config)
         policy = parse_policy(config.on_orphan, self._config)
         target = self._targets.asked(asked, config)
         plan = self._targets.plan(config, target)
