@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 from itertools import accumulate
 
 from wsstream.testing.upstream import CHUNKED, LAST, Chat, Script, Seen, Step, Upstream, chunked
@@ -43,21 +43,15 @@ class Plan:
         """Its name as a model."""
         return f"soak-{self.number}"
 
-    @cached_property
+    @property
     def words(self) -> list[str]:
         """Its tokens."""
-        draw = random.Random(self.number)
-        return [f"{draw.choice(WORDS)}{draw.randrange(100)} " for _ in range(self.tokens)]
+        return _said(self.number, self.tokens)[0]
 
-    @cached_property
+    @property
     def whole(self) -> str:
         """All it says."""
-        return "".join(self.words)
-
-    def forget(self) -> None:
-        """Keep the text no longer: it can be made anew."""
-        self.__dict__.pop("words", None)
-        self.__dict__.pop("whole", None)
+        return _said(self.number, self.tokens)[1]
 
     @property
     def finish(self) -> str:
@@ -71,6 +65,13 @@ class Plan:
 
     def _ends(self) -> Iterator[tuple[str, int]]:
         return zip(self.words, accumulate(map(len, self.words)), strict=True)
+
+
+@lru_cache(maxsize=400)
+def _said(number: int, tokens: int) -> tuple[list[str], str]:
+    draw = random.Random(number)
+    words = [f"{draw.choice(WORDS)}{draw.randrange(100)} " for _ in range(tokens)]
+    return words, "".join(words)
 
 
 def draw_plan(number: int, draw: random.Random, tokens: int | None = None, rate: float = 0.0) -> Plan:

@@ -421,11 +421,11 @@ class Python(Client):
     async def _ask(self, client: wsstream.client.Client, plan: Plan) -> None:
         stream = await self._start(client, plan)
         reading = Reading(self.book, self.book.begin(stream.stream_id, self.session, plan))
-        pace = self.draw.choice((0, 0, 0.002))
+        slow = self.draw.choice((0, 0, 300))
         try:
             async for piece in stream.pieces():
                 reading.take(piece.content, piece.first, piece.last)
-                await asyncio.sleep(pace)
+                await asyncio.sleep(0.01 if len(reading.told.seams) < slow else 0)
         except StreamFailure:
             pass
         outcome = stream.outcome
@@ -469,7 +469,7 @@ class Events(OverHttp):
         self.plan = self.world.plan(self.draw)
         self.reading: Reading | None = None
         self._drops = self.draw.choice((0, 0, 3))
-        self._pace = self.draw.choice((0, 0, 0.005))
+        self._slow = self.draw.choice((0, 0, 300))
         while self.reading is None or not self.reading.ended:
             try:
                 await self._read()
@@ -520,8 +520,9 @@ class Events(OverHttp):
             self.reading.end(event["finish_reason" if event["type"] == "done" else "error_type"], final)
 
     async def _pause(self) -> None:
-        if self._pace:
-            await asyncio.sleep(self._pace)
+        if self._slow:
+            self._slow -= 1
+            await asyncio.sleep(0.01)
         if self._drops and self.draw.random() < 0.02:
             self._drops -= 1
             self.count("drops")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ class Gauges:
         self._lag = {}
         self._process = psutil.Process(pid)
         self._process.cpu_percent()
+        self._since = time.monotonic()
 
     def sample(self) -> Sample | None:
         """Look; None where there is nothing to be seen."""
@@ -64,7 +66,7 @@ class Gauges:
                 self._process.memory_info().rss / MIB,
                 self._process.num_fds(),
                 self._process.num_threads(),
-                self._process.cpu_percent() / 100,
+                self._cores(self._process),
                 _size(self._store),
                 _size(self._store.with_name(self._store.name + "-wal")),
             )
@@ -75,6 +77,14 @@ class Gauges:
             if (value := getattr(found, name)) > limit:
                 self._object(f"{name} is {value:.0f}, beyond {limit:.0f}")
         return found
+
+    def _cores(self, process: psutil.Process) -> float:
+        """Since the last sample; nothing where that is too short to tell."""
+        now = time.monotonic()
+        if now - self._since < 0.5:
+            return 0.0
+        self._since = now
+        return process.cpu_percent() / 100
 
     def scraped(self, text: str) -> dict[str, float]:
         """Read what the server's metrics say: those without labels."""

@@ -129,7 +129,7 @@ class World:
                 await asyncio.gather(*map(asyncio.shield, clients))
         self.over = True
         await _all(clients, VISIT_TIMEOUT, self.book, "clients")
-        await _all([self._spawn(self._left.join())], VISIT_TIMEOUT, self.book, "audits")
+        await _all([self._spawn(self._left.join())], VISIT_TIMEOUT + 20, self.book, "audits")
         await _cancel(auditors)
         await _cancel(watch)
 
@@ -249,7 +249,10 @@ class World:
                         await auditor.read(told)
                         await self._check_history(http, told)
                 except TimeoutError:
-                    self.book.object(f"{told} has not ended within {VISIT_TIMEOUT:.0f} s, or cannot be read")
+                    at = "its end" if auditor.reading is None else f"chunk {auditor.reading.last}"
+                    self.book.object(
+                        f"{told} (how: {told.how}) cannot be read within {VISIT_TIMEOUT:.0f} s, but to {at}"
+                    )
                 finally:
                     self._left.task_done()
                 self._note_end(told)
@@ -261,7 +264,6 @@ class World:
     def _note_end(self, told: Told) -> None:
         self.book.ends[told.how or "none"] += 1
         self.book.forget(told)
-        self._model.plans[told.plan.number].forget()
         self._audited.append((time.monotonic(), told))
 
     async def _check_history(self, http: httpx2.AsyncClient, told: Told) -> None:
