@@ -6,6 +6,7 @@ The crash harness (tests/crash.py), or the soak (tests/soak), has to notice ever
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -122,15 +123,15 @@ def chunk_dropped_on_resume() -> None:
 
 
 @plant
-def viewers_never_leave() -> None:
-    """Who goes is still thought to follow, if it is not alone."""
-    detach = ChunkLog.detach
+def files_left_open() -> None:
+    """Each viewer costs a file that nobody closes."""
+    attach = ChunkLog.attach
 
-    def detach_alone(self: ChunkLog, attachment: Attachment) -> None:
-        if len(self.attachments) == 1:
-            detach(self, attachment)
+    def attach_and_open(self: ChunkLog, window: SendWindow, wake: Any) -> Attachment:
+        os.open(os.devnull, os.O_RDONLY)
+        return attach(self, window, wake)
 
-    ChunkLog.detach = detach_alone  # type: ignore[method-assign]
+    ChunkLog.attach = attach_and_open  # type: ignore[method-assign]
 
 
 # -- mistakes that this code really had

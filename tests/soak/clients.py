@@ -74,6 +74,14 @@ class Client(ABC):
     async def visit(self) -> None:
         """One answer."""
 
+    def where(self) -> str:
+        """How far it is, for people."""
+        reading: Reading | None = getattr(self, "reading", None)
+        if reading is None:
+            return f"nothing has begun ({getattr(self, 'plan', None)})"
+        told = reading.told
+        return f"{told} read to chunk {reading.last}, character {reading.size} of {told.size}, ended: {told.how}"
+
     def count(self, what: str) -> None:
         """Count for the table."""
         self.book.counts[f"{self.kind} {what}"] += 1

@@ -168,9 +168,7 @@ class World:
                 async with asyncio.timeout(VISIT_TIMEOUT):
                     await visit()
             except TimeoutError:
-                self.book.object(
-                    f"a visit of {client.kind} took more than {VISIT_TIMEOUT:.0f} s: {vars(client)!r:.400}"
-                )
+                self.book.object(f"a visit of {client.kind} took more than {VISIT_TIMEOUT:.0f} s: {client.where()}")
 
         client.visit = watched  # type: ignore[method-assign]
         await client.run()
@@ -249,10 +247,7 @@ class World:
                         await auditor.read(told)
                         await self._check_history(http, told)
                 except TimeoutError:
-                    at = "its end" if auditor.reading is None else f"chunk {auditor.reading.last}"
-                    self.book.object(
-                        f"{told} (how: {told.how}) cannot be read within {VISIT_TIMEOUT:.0f} s, but to {at}"
-                    )
+                    self.book.object(f"{told} cannot be read within {VISIT_TIMEOUT:.0f} s: {auditor.where()}")
                 finally:
                     self._left.task_done()
                 self._note_end(told)
