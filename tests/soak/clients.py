@@ -276,10 +276,19 @@ class Native(Client):
 
 
 class NativeOverHttp(Native):
-    """The same without a WebSocket."""
+    """The same without a WebSocket. It gathers its acks, as each is a request."""
 
     kind = "native-http"
     link = staticmethod(post_link)
+
+    def _first(self) -> Message:
+        self._acked = 0 if self.reading is None else self.reading.last
+        return super()._first()
+
+    async def on_piece(self, link: Link, reading: Reading) -> None:
+        if reading.last - self._acked >= self.window // 5:
+            self._acked = reading.last
+            await self.ack(link, reading)
 
 
 class Slow(Native):
@@ -428,7 +437,7 @@ class Python(Client):
 
     async def _ask(self, client: wsstream.client.Client, plan: Plan) -> None:
         stream = await self._start(client, plan)
-        reading = Reading(self.book, self.book.begin(stream.stream_id, self.session, plan))
+        self.reading = reading = Reading(self.book, self.book.begin(stream.stream_id, self.session, plan))
         slow = self.draw.choice((0, 0, 300))
         try:
             async for piece in stream.pieces():

@@ -24,8 +24,10 @@ from tests.soak.book import GOOD, Book, Told
 from tests.soak.clients import KINDS, LOST, Auditor, Client
 from tests.soak.gauges import Gauges, Sample
 
-VISIT_TIMEOUT = 90.0
-"""Seconds within which every visit must come to its end."""
+STILL = 60.0
+"""Seconds within which every client must have come further."""
+PATIENCE = 240.0
+"""Seconds within which all must have come to their ends."""
 AUDITORS = 8
 DRAIN = 2.0
 GRACE = 8.0
@@ -40,7 +42,7 @@ RECHECKED = 40
 EXPECTED = re.compile(
     r"upstream failed: "  # the provider does so on purpose
     r"|drain: \d+ answers did not end in time"
-    r"|draining|no metrics"
+    r"|a proxy holds the events back"  # a client here that was too busy to answer in time looks like one
 )
 FLAGS = [
     *("--provider", "llamacpp", "--drain-timeout", str(DRAIN), "--orphan-grace", str(GRACE)),
@@ -128,8 +130,8 @@ class World:
             async with asyncio.timeout_at(until):
                 await asyncio.gather(*map(asyncio.shield, clients))
         self.over = True
-        await _all(clients, VISIT_TIMEOUT, self.book, "clients")
-        await _all([self._spawn(self._left.join())], VISIT_TIMEOUT + 20, self.book, "audits")
+        await _all(clients, PATIENCE, self.book, "clients")
+        await _all([self._spawn(self._left.join())], PATIENCE, self.book, "audits")
         await _cancel(auditors)
         await _cancel(watch)
 
@@ -160,18 +162,27 @@ class World:
         return [self._spawn(self._visit_on(client)) for client in clients]
 
     async def _visit_on(self, client: Client) -> None:
-        """Run a client; a visit that takes too long ends it."""
+        """Run a client; a visit that stands still is ended."""
         visit = client.visit
 
         async def watched() -> None:
-            try:
-                async with asyncio.timeout(VISIT_TIMEOUT):
-                    await visit()
-            except TimeoutError:
-                self.book.object(f"a visit of {client.kind} took more than {VISIT_TIMEOUT:.0f} s: {client.where()}")
+            await self._while_it_moves(client, visit())
 
         client.visit = watched  # type: ignore[method-assign]
         await client.run()
+
+    async def _while_it_moves(self, client: Client, work: Coroutine[Any, Any, None]) -> None:
+        """How long something takes is the machine's matter; that it comes no further is a violation."""
+        task = asyncio.create_task(work)
+        try:
+            stood = None
+            while (await asyncio.wait([task], timeout=STILL))[1]:
+                if stood == (stood := client.where()):
+                    self.book.object(f"{client.kind} came no further for {STILL:.0f} s: {stood}")
+                    return
+            await task
+        finally:
+            await _cancel([task])
 
     # -- the server's lives
 
@@ -242,15 +253,15 @@ class World:
             while True:
                 told = await self._left.get()
                 try:
-                    async with asyncio.timeout(VISIT_TIMEOUT):
-                        await asyncio.sleep(auditor.draw.choice(self._waits(told)))
-                        await auditor.read(told)
-                        await self._check_history(http, told)
-                except TimeoutError:
-                    self.book.object(f"{told} cannot be read within {VISIT_TIMEOUT:.0f} s: {auditor.where()}")
+                    await self._while_it_moves(auditor, self._audit_one(auditor, http, told))
                 finally:
                     self._left.task_done()
                 self._note_end(told)
+
+    async def _audit_one(self, auditor: Auditor, http: httpx2.AsyncClient, told: Told) -> None:
+        await asyncio.sleep(auditor.draw.choice(self._waits(told)))
+        await auditor.read(told)
+        await self._check_history(http, told)
 
     def _waits(self, told: Told) -> tuple[float, ...]:
         """How long nobody may read it, for some so long that it is stopped."""
