@@ -160,6 +160,49 @@ async def test_metrics_are_on_a_port_of_their_own(serve: Serve) -> None:
     assert (await get(operators(server), "/ws", headers=upgrade)).status == 404
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:9765", 200),
+        ("10.1.2.3:9765", 200),
+        ("[::1]:9765", 200),
+        ("localhost:9765", 200),
+        ("wsstream:9765", 200),
+        ("chat-wsstream-metrics.default.svc.cluster.local:9765", 200),
+        ("chat-wsstream-metrics.default:9765", 200),
+        ("CHAT-1.example.com:9765", 200),
+        ("chat.example", 200),
+        ("evil.example:9765", 403),
+        ("chat-wsstream-metrics.evil:9765", 403),
+        ("127.0.0.1.evil.example", 403),
+    ],
+)
+async def test_no_page_reads_metrics_by_a_name_of_its_own(serve: Serve, host: str, status: int) -> None:
+    """Whoever calls the operators' port, metrics or probes, by a name that a page may have given our address gets 403,
+    wherever the server listens and whoever may come in; a Prometheus calls it by an address or a name that is ours."""
+    server = await serve(
+        metrics_port=None,
+        metrics_host="0.0.0.0",
+        metrics_names="chat-wsstream-metrics.default, chat-1.example.com",
+        allowed_origins="https://chat.example",
+        trusted_proxies="127.0.0.1",
+    )
+    for path in ("/metrics", "/healthz", "/readyz", "/"):
+        response = await get(operators(server), path, host=host)
+        assert response.status == (404 if path == "/" and status == 200 else status)
+        if status == 403:
+            assert b"--metrics-names" in response.body
+            assert "content-security-policy" in response.headers
+    assert server.rejections.statistics()["host"] == (4 if status == 403 else 0)
+
+
+async def test_no_foreign_page_asks_for_metrics(serve: Serve) -> None:
+    """A page of another origin is refused before anything is gathered for it."""
+    server = await serve(metrics_port=None)
+    response = await get(operators(server), "/metrics", headers="Origin: https://evil.example\r\n")
+    assert (response.status, server.rejections.statistics()["origin"]) == (403, 1)
+
+
 async def test_readiness(serve: Serve) -> None:
     """``/readyz`` is 503 with the reasons and a time to ask again while no new work is taken."""
     server = await serve(metrics_port=None)

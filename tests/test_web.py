@@ -27,9 +27,9 @@ class Response(msgspec.Struct):
     body: bytes
 
 
-async def get(server: HasPort, path: str, *, method: str = "GET", headers: str = "") -> Response:
+async def get(server: HasPort, path: str, *, method: str = "GET", headers: str = "", host: str = "x") -> Response:
     """Fetch a page."""
-    request = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n"
+    request = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n"
     head, _, body = (await fetch(server, request.encode())).partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     return Response(int(first.split()[1]), {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}, body)

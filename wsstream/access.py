@@ -103,12 +103,7 @@ class Guard:
         """
         if self._host is not None:
             return
-        for check, reason in ((self.origins.check_host, Reason.HOST), (self.origins.check, Reason.ORIGIN)):
-            try:
-                check(visitor.headers)
-            except Forbidden:
-                self.rejections.count(reason)
-                raise
+        look_at(visitor.headers, self.origins, self.rejections)
 
     async def enter(self, visitor: Visitor) -> Access:
         """The streams of ``visitor``."""
@@ -180,6 +175,20 @@ class Guard:
             return self.tickets.issue(identity._replace(is_application=False))
         except RateLimited:
             self.rejections.count(Reason.TICKETS)
+            raise
+
+
+def look_at(headers: Mapping[str, str], origins: Origins, rejections: Rejections) -> None:
+    """See that no foreign page has sent a request with these headers; count it if one has.
+
+    Raises:
+        Forbidden: one has, or has called the server by a name that is not its own.
+    """
+    for check, reason in ((origins.check_host, Reason.HOST), (origins.check, Reason.ORIGIN)):
+        try:
+            check(headers)
+        except Forbidden:
+            rejections.count(reason)
             raise
 
 

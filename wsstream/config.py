@@ -70,6 +70,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=0, le=65535)] | None,
         Meta(description="port of /metrics; 1000 above the port where none is given, 0 for no metrics"),
     ] = None
+    metrics_names: Annotated[
+        Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._, -]*$")] | None,
+        Meta(description="public names, by commas, that the metrics' port may be called by"),
+    ] = None
     tls_cert: Annotated[str | None, Meta(description="a certificate chain in PEM; TLS then, and none without")] = None
     tls_key: Annotated[str | None, Meta(description="its key in PEM, where that is another file")] = None
     trusted_proxies: Annotated[

@@ -20,7 +20,14 @@ _OWN_NAME = re.compile(r"(?:[a-z0-9.-]+\.)?(?:localhost|local|internal)|[a-z0-9_
 class Origins:
     """The server's own pages, and those that are listed."""
 
-    def __init__(self, allowed: str | None = None, *, names_checked: bool = False) -> None:
+    def __init__(
+        self,
+        allowed: str | None = None,
+        *,
+        names_checked: bool = False,
+        names: str | None = None,
+        setting: str = "allowed_origins",
+    ) -> None:
         """The pages that may connect.
 
         Args:
@@ -28,6 +35,8 @@ class Origins:
             names_checked: whether the server must be called by an address, a name that only a network of one's own has,
                 or a listed one: else a page could give its own name our address (DNS rebinding), and pass for one of
                 ours.
+            names: others by which it may be called then, separated by commas; their pages gain nothing.
+            setting: where the operator can list a name that was refused.
 
         Raises:
             ConfigError: one could never be the origin of a page.
@@ -37,7 +46,9 @@ class Origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ConfigError(f"allowed_origins: {origin!r} is not of the form https://name or https://name:port")
         self._names_checked = names_checked
+        self._setting = "--" + setting.replace("_", "-")
         self._names = {_name(origin.partition("://")[2]) for origin in self.listed}
+        self._names |= {part.strip().lower() for part in (names or "").split(",") if part.strip()}
 
     def check_host(self, headers: Mapping[str, str]) -> None:
         """See that the server was called by a name of its own, by whomever: a page that reads what it takes for its own
@@ -50,7 +61,7 @@ class Origins:
             return
         name = _name(headers.get("host", "").lower())
         if not self._is_ours(name):
-            raise Forbidden(f"This server does not go by the name {name[:100]!r}; --allowed-origins can list it")
+            raise Forbidden(f"This server does not go by the name {name[:100]!r}; {self._setting} can list it")
 
     def _is_ours(self, name: str) -> bool:
         if name in self._names or _OWN_NAME.fullmatch(name):

@@ -10,18 +10,20 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from wsstream.access import Guard
+from wsstream.access import Guard, look_at
 from wsstream.assembly import CLOSE_GRACE, Assembly
 from wsstream.config import Config
 from wsstream.connection import NativeConnection
 from wsstream.errors import WsstreamError
 from wsstream.http import HeadLimits, Porches, Sockets
 from wsstream.metrics import CONTENT_TYPE
+from wsstream.origins import Origins
 from wsstream.proxies import BehindProxies, TrustedProxies
 from wsstream.recovery import NO_CALLBACKS, OnFailure
 from wsstream.registry import Registry
@@ -141,7 +143,13 @@ class Server:
         assembly = self.assembly
         self.metrics_port = sockets[0].getsockname()[1]
         render = assembly.metrics().render
-        await self._serve(make_metrics_app(assembly.health, assembly.readiness, render, CONTENT_TYPE), sockets)
+        config = self.config
+        origins = Origins(
+            config.allowed_origins, names_checked=True, names=config.metrics_names, setting="metrics_names"
+        )
+        looked_at = partial(look_at, origins=origins, rejections=assembly.rejections)
+        app = make_metrics_app(assembly.health, assembly.readiness, render, CONTENT_TYPE, looked_at)
+        await self._serve(app, sockets)
         logger.info("metrics on http://%s:%d/metrics", self.config.metrics_host, self.metrics_port)
 
     def _metrics_port(self) -> int | None:

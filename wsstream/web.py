@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -17,6 +18,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wsstream.errors import Forbidden
 from wsstream.rejections import Rejections
 from wsstream.wires.base import Gate
 from wsstream.wires.http import (
@@ -143,14 +145,23 @@ def _with_inline_script(path: Path) -> Response:
 
 
 def make_metrics_app(
-    health: Health, readiness: Readiness, render: Callable[[], Awaitable[bytes]], content_type: str
+    health: Health,
+    readiness: Readiness,
+    render: Callable[[], Awaitable[bytes]],
+    content_type: str,
+    look_at: Callable[[Mapping[str, str]], None],
 ) -> Starlette:
-    """What the port for operators has: `/metrics`, as ``render`` makes it, and the probes."""
+    """What the port for operators has: `/metrics`, as ``render`` makes it, and the probes.
+
+    ``look_at`` is asked about the headers of every request first, and raises `Forbidden` where a foreign page may have
+    sent it: nobody shows a credential here.
+    """
 
     async def metrics(_: Request) -> Response:
         return Response(await render(), headers={"Content-Type": content_type})
 
     app = Starlette(routes=[Route("/metrics", metrics), *_probes(health, readiness)])
+    app.add_middleware(_Looked, look_at=look_at)
     app.add_middleware(_Headers)
     return app
 
@@ -172,6 +183,22 @@ def _probes(health: Health, readiness: Readiness) -> list[Route]:
 
 def _json(report: Any, status: int) -> Response:
     return Response(msgspec.json.encode(report), status_code=status, media_type="application/json")
+
+
+class _Looked:
+    """Answers 403 to what a foreign page may have sent."""
+
+    def __init__(self, app: ASGIApp, look_at: Callable[[Mapping[str, str]], None]) -> None:
+        self._app = app
+        self._look_at = look_at
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._look_at(Headers(scope=scope))
+        except Forbidden as error:
+            await PlainTextResponse(f"{error}\n", status_code=403)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 class _Headers:
