@@ -17,7 +17,7 @@ from wsstream.config import Config
 from wsstream.errors import BadRequest, Capacity, ProviderError
 from wsstream.messages import ChatConfig, ChatRequested
 from wsstream.providers.base import Provider, Sink
-from wsstream.restarts import MOST, Again, Answering, Survival, settled, switched, unpack
+from wsstream.restarts import MOST, Again, Answering, Survival, settled, switched, tried_again, unpack
 from wsstream.said import Said
 from wsstream.sessions import answer_message
 from wsstream.stores.base import End, StoredLog, StoredMessage, StreamRecord, StreamSummary
@@ -139,6 +139,18 @@ def test_who_was_turned_to_is_kept() -> None:
     )
 
 
+def test_tries_of_all_processes_are_counted() -> None:
+    """What was tried before a crash, the crash, and what was tried behind it: the sum is kept over the next crash, and
+    told where there is none."""
+    record = decide(tried_again(made(), 2), Kind.TEXT)
+    assert unpack(record).retries == 3
+    record = decide(tried_again(tried_again(record, 4), 5), Kind.TEXT)
+    assert (unpack(record).retries, unpack(record).times) == (6, 2)
+    for kind, cancelled in ((Kind.TOOL_CALL, False), (Kind.TEXT, True)):
+        outcome, _ = decide(record, kind, cancelled=cancelled)
+        assert outcome.retry_count == 6
+
+
 # -- streams
 
 
@@ -152,10 +164,15 @@ class Halting:
         self.failing: list[str] = []
         """The models that fail at once."""
         self.end = asyncio.Event()
+        self.failures = 0
+        """Tries that fail, from now on."""
 
     async def answer(self, request: ChatRequest, sink: Sink) -> Finish:
         """Repeat the end of the answer so far, as some do."""
         self.requests.append(request)
+        if self.failures:
+            self.failures -= 1
+            raise ProviderError("not now", recoverable=True, retry_after=10.0)
         if request.model in self.failing:
             raise ProviderError("not this one", recoverable=False)
         sink.put([Delta(request.prefix), Delta(" more")])
@@ -257,6 +274,42 @@ async def test_an_answer_goes_on() -> None:
         ("it had more", True)
     ]
     await h.streams.close()
+
+
+def after_crash(store: Crashed) -> Crashed:
+    """The store as it is opened again, where the newest record of its one stream goes on behind a word."""
+    record = decide((store.created + store.records)[-1], Kind.TEXT)
+    assert isinstance(record, StreamRecord)
+    store.logs = [StoredLog(record, [b"it"], bytes(1), None)]
+    return store
+
+
+@in_virtual_time
+async def test_the_end_counts_the_tries_of_all_processes() -> None:
+    """Two failures, a crash, two more and a crash while the next try is waited for: five tries after the first
+    are told at the end, as what was not tried any more is none."""
+    store = Crashed()
+    first = House(store)
+    first.provider.failures = 2
+    await first.streams.open()
+    stream_id = first.streams.start("ses", ASKED, "ann").stream_id
+    await asyncio.sleep(25)
+    assert len(first.provider.requests) == 3
+    second = House(after_crash(store))
+    second.provider.failures = 2
+    await second.streams.open()
+    await asyncio.sleep(15)
+    assert len(second.provider.requests) == 2
+    third = House(after_crash(store))
+    await third.streams.open()
+    await turns()
+    third.provider.end.set()
+    await turns()
+    outcome = third.streams.get(stream_id, "ann").log.outcome
+    assert outcome is not None
+    assert (outcome.state, outcome.retry_count) == (StreamState.COMPLETE, 3 + 2 + 1 - 1)
+    for house in (first, second, third):
+        await house.streams.close()
 
 
 @in_virtual_time

@@ -146,7 +146,8 @@ async def test_an_answer_that_ends_where_it_begins(spawn: Spawn, sqlite: str) ->
 
 
 async def test_whoever_was_answering_is_asked_first(spawn: Spawn, sqlite: str) -> None:
-    """Where another model was turned to, an answer goes on with that one, crash by crash, and says so at its end."""
+    """Where another model was turned to, an answer goes on with that one, crash by crash, and says so at its end,
+    with all tries after the first: the other model's and two behind crashes."""
     fickle = "tests.data.scripted:fickle"
     config = {"model": "first", "fallback": [f"{fickle}:second", f"{fickle}:third"]}
     server = await spawn("--provider", fickle, "--store", sqlite)
@@ -165,4 +166,4 @@ async def test_whoever_was_answering_is_asked_first(spawn: Spawn, sqlite: str) -
         whole = await client.read(stream_id)
         assert whole.text == "".join(f"second-{number} " for number in range(COUNT))
         assert whole.end is not None
-        assert (whole.end["type"], whole.end["model"], whole.end["retry_count"]) == ("stream_complete", "second", 2)
+        assert (whole.end["type"], whole.end["model"], whole.end["retry_count"]) == ("stream_complete", "second", 3)

@@ -130,7 +130,7 @@ class Producer:
         "_tries",
         "_waited",
         "dropped",
-        "on_switch",
+        "on_retry",
         "retries",
     )
 
@@ -145,7 +145,7 @@ class Producer:
         age: float = 0.0,
         tries: int = 0,
         begins_at: Target | None = None,
-        on_switch: Callable[[Target], None] | None = None,
+        on_retry: Callable[[int, Target | None], None] | None = None,
     ) -> None:
         """A producer that is to be started. Where ``log`` holds something already, it goes on behind that.
 
@@ -156,9 +156,10 @@ class Producer:
             limits: what it may take.
             plan: what it is to be like.
             age: seconds since it was asked for, in processes before this one.
-            tries: how often it was begun there.
+            tries: how often it was tried again there, and begun behind another process.
             begins_at: whom to ask first, where they had turned to somebody else already; ``plan`` says who comes then.
-            on_switch: called with whoever is turned to, before they are asked.
+            on_retry: called as another try begins: with the number of those after the first, ``tries`` among them,
+                and whoever is turned to, if somebody else is.
         """
         self._primary = provider if isinstance(provider, Target) else Target(provider)
         self._target = begins_at or self._primary
@@ -187,7 +188,7 @@ class Producer:
         """Tries after the first."""
         self.dropped = 0
         """Deltas that were generated and that nobody will see."""
-        self.on_switch = on_switch
+        self.on_retry = on_retry
         self._timer = self._loop.call_at(self._due(self._progress_at), self._on_timer)
 
     def start(self) -> asyncio.Task[None]:
@@ -305,6 +306,8 @@ class Producer:
             self._say("failover", f"{_words(failure)}; another provider is asked", None)
         else:
             await self._back_off(failure, decision.delay or 0.0)
+        if self.on_retry is not None:
+            self.on_retry(self.retries, self._target if isinstance(decision, Failover) else None)
         return self._begin_try(request)
 
     def _switch(self) -> None:
@@ -312,8 +315,6 @@ class Producer:
         self._target = self._targets.pop(0)
         self._tries = 0
         self._progress_at = time.monotonic()
-        if self.on_switch is not None:
-            self.on_switch(self._target)
 
     def _describe(self, failure: StreamFailure) -> FailedTry:
         now = time.monotonic()

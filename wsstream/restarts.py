@@ -46,8 +46,15 @@ class Again(msgspec.Struct, frozen=True, omit_defaults=True):
     any."""
     times: int = 0
     """How often it has gone on."""
+    tried_again: int = 0
+    """How often somebody was asked for it again besides, because a try had failed."""
     answering: Answering | None = None
     """Who was turned to since; None while it is whom the request names."""
+
+    @property
+    def retries(self) -> int:
+        """All tries after the first, of every process."""
+        return self.times + self.tried_again
 
 
 _decode = msgspec.json.Decoder(Again).decode
@@ -65,6 +72,13 @@ def unpack(record: StreamRecord) -> Again:
 def switched(record: StreamRecord, provider: str, model: str | None) -> StreamRecord:
     """The record of an answer that somebody else gives from now on: after a crash they are asked first."""
     again = msgspec.structs.replace(unpack(record), answering=Answering(provider, model))
+    return msgspec.structs.replace(record, again=encode(again))
+
+
+def tried_again(record: StreamRecord, retries: int) -> StreamRecord:
+    """The record of an answer that is tried again: ``retries`` tries after the first, those of processes before too."""
+    again = unpack(record)
+    again = msgspec.structs.replace(again, tried_again=retries - again.times)
     return msgspec.structs.replace(record, again=encode(again))
 
 
@@ -89,15 +103,16 @@ class Survival:
         self, record: StreamRecord, cancelled: bool, log: StoredLog
     ) -> tuple[Outcome, StoredMessage | None] | StreamRecord:
         """The end of a stream that a crash cut off, or the record with which it goes on."""
-        if record.again and not cancelled and log.whole and not _acted_upon(log):
-            try:
-                again = unpack(record)
-            except msgspec.MsgspecError:  # of another version
-                return end_of_interrupted(record, cancelled, log)
-            if self._may_go_on(record, again):
-                renewed = msgspec.structs.replace(again, boot=self._boot, times=again.times + 1)
-                return msgspec.structs.replace(record, again=encode(renewed))
-        return end_of_interrupted(record, cancelled, log)
+        if not record.again:
+            return end_of_interrupted(record, cancelled, log)
+        try:
+            again = unpack(record)
+        except msgspec.MsgspecError:  # of another version
+            return end_of_interrupted(record, cancelled, log)
+        if cancelled or not log.whole or _acted_upon(log) or not self._may_go_on(record, again):
+            return end_of_interrupted(record, cancelled, log, again.retries)
+        renewed = msgspec.structs.replace(again, boot=self._boot, times=again.times + 1)
+        return msgspec.structs.replace(record, again=encode(renewed))
 
     def _may_go_on(self, record: StreamRecord, again: Again) -> bool:
         # What only the page cache had is lost with the operating system: viewers may have seen what the log has not.

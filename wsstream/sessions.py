@@ -147,12 +147,17 @@ def answer_message(
     )
 
 
-def end_of_interrupted(record: StreamRecord, cancelled: bool, log: StoredLog) -> tuple[Outcome, StoredMessage | None]:
-    """How a stream ends that was running when its process was killed, so that it is not "running" for ever."""
+def end_of_interrupted(
+    record: StreamRecord, cancelled: bool, log: StoredLog, retries: int = 0
+) -> tuple[Outcome, StoredMessage | None]:
+    """How a stream ends that was running when its process was killed, so that it is not "running" for ever.
+
+    ``retries`` are the tries after the first that are known of.
+    """
     size = len(log.bodies)
     if cancelled:
         receipt = Receipt(generated_chunks=size, delivered_chunk_id=0)
-        outcome = Outcome(StreamState.CANCELLED, size, finish_reason="cancelled", receipt=receipt)
+        outcome = Outcome(StreamState.CANCELLED, size, finish_reason="cancelled", receipt=receipt, retry_count=retries)
     else:
         outcome = Outcome(
             StreamState.INTERRUPTED,
@@ -161,6 +166,7 @@ def end_of_interrupted(record: StreamRecord, cancelled: bool, log: StoredLog) ->
             message=RESTARTED,
             recoverable=True,
             elapsed_seconds=max(0.0, round(time.time() - record.created, 3)),
+            retry_count=retries,
         )
     if record.note:
         return outcome, None  # it is no answer

@@ -29,7 +29,7 @@ from wsstream.producer import Limits, Plan, Prepare, Producer, Target
 from wsstream.providers.base import Provider
 from wsstream.recovery import NO_CALLBACKS, OnFailure
 from wsstream.rejections import Reason, Rejections
-from wsstream.restarts import Again, Survival, settled, switched, unpack
+from wsstream.restarts import Again, Survival, settled, switched, tried_again, unpack
 from wsstream.sessions import RESTARTED, HistoryPage, Sessions, end_of_interrupted
 from wsstream.stores.base import Store, StoredLog, StreamRecord, untold
 from wsstream.streams.directory import Directory
@@ -160,7 +160,8 @@ class Streams:
             pass
         if course is None:
             stream.log.when_finished(partial(self._retention.keep, stream))
-            stream.log.finish(end_of_interrupted(record, False, stored)[0])
+            # This process has not tried, though it was counted when the store was opened.
+            stream.log.finish(end_of_interrupted(record, False, stored, again.retries - 1)[0])
             return
         logger.info("an answer that was cut off goes on", extra={"stream_id": stream.stream_id, "tries": again.times})
         for watcher in self.watchers:
@@ -283,10 +284,14 @@ class Streams:
             self._store.update(stream.record, stream.on_stored)  # it may not even have begun for the store
         self._messages.end(stream.record, stream.log.whole_said(), outcome)
 
-    def on_switch(self, stream: Stream, target: Target) -> None:
-        """Somebody else is asked for ``stream``: keep who, in the commit with what they say or before it."""
-        stream.record = switched(stream.record, target.name, target.model)
-        self._store.update(stream.record, stream.on_stored)
+    def on_retry(self, stream: Stream, retries: int, switched_to: Target | None) -> None:
+        """Somebody is asked for ``stream`` once more: keep who, where it is somebody else, and how often it was tried,
+        in the commit with what they say or before it."""
+        record = tried_again(stream.record, retries)
+        if switched_to is not None:
+            record = switched(record, switched_to.name, switched_to.model)
+        stream.record = record
+        self._store.update(record, stream.on_stored)
 
     def _run(
         self,
@@ -299,7 +304,7 @@ class Streams:
     ) -> None:
         self._started += 1
         self._places.take(stream)
-        age, tries = (0.0, 0) if again is None else (max(0.0, time.time() - stream.record.created), again.times)
+        age, tries = (0.0, 0) if again is None else (max(0.0, time.time() - stream.record.created), again.retries)
         stream.producer = Producer(
             target,
             request,
@@ -309,7 +314,7 @@ class Streams:
             age=age,
             tries=tries,
             begins_at=begins_at,
-            on_switch=stream.on_switch if stream.record.again else None,
+            on_retry=stream.on_retry if stream.record.again else None,
         )
         stream.task = stream.producer.start()
         stream.task.add_done_callback(stream.on_task_over)

@@ -24,7 +24,7 @@ class Keeper(Protocol):
 
     def on_finished(self, stream: Stream, log: ChunkLog) -> None: ...
 
-    def on_switch(self, stream: Stream, target: Target) -> None: ...
+    def on_retry(self, stream: Stream, retries: int, switched_to: Target | None) -> None: ...
 
     def on_ended(self, stream: Stream) -> None: ...
 
@@ -83,9 +83,9 @@ class Stream:
         """Its outcome is stored."""
         self._keeper.on_finished(self, log)
 
-    def on_switch(self, target: Target) -> None:
-        """Another provider is asked from now on."""
-        self._keeper.on_switch(self, target)
+    def on_retry(self, retries: int, switched_to: Target | None) -> None:
+        """A try begins, of this number behind the first; by another provider, if one is named."""
+        self._keeper.on_retry(self, retries, switched_to)
 
     def on_task_over(self, _task: asyncio.Task[None]) -> None:
         """Its producer is done."""
