@@ -244,6 +244,7 @@ class AsgiConnection(DialogueLine):
         self._held = 0
         self._something = asyncio.Event()
         self._close: tuple[int, str] | None = None
+        self._giving_up: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.paused = False
 
@@ -259,8 +260,12 @@ class AsgiConnection(DialogueLine):
             await self._speak()
         finally:
             self._hub.registry.remove(self)
-            if self._dialogue is not None:
-                self._dialogue.end()
+            dialogue, self._dialogue = self._dialogue, None  # it refers to this, and so do the tasks
+            self._tasks = []
+            if self._giving_up is not None:
+                self._giving_up.cancel()
+            if dialogue is not None:
+                dialogue.end()
 
     async def _turn_away(self, later: TryLater, is_ai: bool) -> None:
         """Answer the handshake with a status, where the server can; else open the socket to close it with a code.
@@ -384,7 +389,7 @@ class AsgiConnection(DialogueLine):
         if self._close is None:
             self._close = (code, reason)
             self._something.set()
-            self._hub.loop.call_later(CLOSE_TIMEOUT, self._abort)
+            self._giving_up = self._hub.loop.call_later(CLOSE_TIMEOUT, self._abort)
 
     def _abort(self) -> None:
         """It would not read a close frame either."""

@@ -227,6 +227,22 @@ async def test_strangers(serve: Serve) -> None:
         assert stranger.content == nobody.content
 
 
+async def test_a_message_whose_connection_ends_while_it_comes(serve: Serve) -> None:
+    """Whoever posts it is told that there is no such connection, and not that it was taken."""
+    server = await serve()
+    async with browsing(server) as client, talking(client) as talk:
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield b'{"type":'
+            server.registry.close_all()
+            await until(lambda: not len(server.registry))
+            yield b'"heartbeat"}'
+
+        address = f"/api/native/{talk.connection_id}"
+        reply = await client.post(address, content=slowly(), headers={"Content-Type": "application/json"})
+        assert reply.status_code == 404
+
+
 async def test_sockets_cannot_be_posted_to(serve: Serve) -> None:
     """The id of a WebSocket connection is no address here."""
     server = await serve()

@@ -71,23 +71,26 @@ class EventLine(DialogueLine, Response):
         self._something = asyncio.Event()
         self._over = False
         self._heard = False
-        self.dialogue = self._dialogue = Dialogue(hub, self, batch=True, visitor=visitor(request))
+        self._dialogue: Dialogue | None = Dialogue(hub, self, batch=True, visitor=visitor(request))
 
     # -- messages in
 
     def receive(self, messages: list[bytes]) -> None:
-        """Act on what the client has sent."""
+        """Act on what the client has sent; behind the end, it is nothing to anybody."""
+        dialogue = self._dialogue
+        if dialogue is None:
+            return
         try:
             for message in messages:
                 if len(message) > self._hub.settings.max_message_bytes:
                     self._hub.registry.rejections.count(Reason.SIZE)
                     self.close(CloseCode.MESSAGE_TOO_BIG, "message too big")
                     break
-                self.dialogue.receive(message)
+                dialogue.receive(message)
         except Exception:
             logger.exception("connection %s: failed unexpectedly", self.connection_id)
-            self.dialogue.on_broken()
-        self.dialogue.carry_out()
+            dialogue.on_broken()
+        dialogue.carry_out()
 
     def on_post(self, messages: list[bytes]) -> None:
         """A later POST has come."""
@@ -139,7 +142,13 @@ class EventLine(DialogueLine, Response):
         finally:
             checking.cancel()
             self._hub.registry.remove(self)
-            self.dialogue.end()
+            self.let_go()
+
+    def let_go(self) -> None:
+        """The connection is gone, or never came about."""
+        dialogue, self._dialogue = self._dialogue, None  # it refers to this
+        if dialogue is not None:
+            dialogue.end()
 
     async def _carry(self, send: Send, stall: float) -> None:
         while not self._over:
@@ -160,7 +169,8 @@ class EventLine(DialogueLine, Response):
         self._held = sum(map(len, self._out))
         if self.paused and self._held <= HIGH:
             self.paused = False
-            self.dialogue.on_unpaused()
+            if self._dialogue is not None:
+                self._dialogue.on_unpaused()
 
     def _check_buffering(self) -> None:
         if not self._heard and not self._over:
@@ -192,18 +202,28 @@ class NativeHttp:
             if self._hub.registry.admit(line, counted_address(visitor(call.request).remote)):
                 return line
         except RateLimited:
-            line.dialogue.end()
+            line.let_go()
             raise
-        line.dialogue.end()
+        line.let_go()
         raise Capacity(retry_after=1.0)
 
     async def post(self, call: Call) -> Response:
         """``POST /api/native/{connection_id}``: further messages of the client."""
+        self._line(call)
+        messages = await self._messages(call.request)
+        self._line(call).on_post(messages)  # it may have ended while the body came
+        return Response(status_code=204)
+
+    def _line(self, call: Call) -> EventLine:
+        """The connection that is posted to, if it is the caller's.
+
+        Raises:
+            NoSuchConnection: it is not, or there is none.
+        """
         line = self._hub.registry.get(call.request.path_params["connection_id"])
         if not isinstance(line, EventLine) or line.opened_by != call.streams.user:
             raise NoSuchConnection
-        line.on_post(await self._messages(call.request))
-        return Response(status_code=204)
+        return line
 
     async def _messages(self, request: Request) -> list[bytes]:
         body = await read_json(request, msgspec.Raw, self._max_body)
