@@ -56,6 +56,17 @@ async def test_a_ticket_in_a_header_is_burnt() -> None:
 
 
 @in_virtual_time
+async def test_burnt_tickets_are_not_counted() -> None:
+    """Whoever shows tickets where they are none gets others: only unused ones keep somebody from more."""
+    tickets = Tickets(30)
+    for _ in range(2 * MAX_PER_USER):
+        ticket, _ = tickets.issue(ALICE)
+        with pytest.raises(Unauthorized):
+            await tickets.identify(Visitor({"authorization": f"Bearer {ticket}"}, ""))
+    assert len(tickets) == 0
+
+
+@in_virtual_time
 async def test_other_credentials_are_left_to_others() -> None:
     """What is no ticket is not decided here."""
     assert await use(Tickets(30), "another-kind") is None
