@@ -17,6 +17,12 @@ want grafana-foundation-sdk
 want "cyclonedx-python-lib[json-validation]==11.12.0"
 want twine build hatchling
 
+# The Prometheus operator's schemas, as types and as checks.
+if command -v npm >/dev/null && ! [ -d "$folder/operator/node_modules/typescript" ]; then
+    npm install --silent --no-save --no-package-lock --no-audit --no-fund --fetch-retries=1 --prefix "$folder/operator" \
+        @kubernetes-models/prometheus-operator@6.0.0 typescript@5.9.3 >/dev/null 2>&1 || echo "not to be had: the operator's schemas"
+fi
+
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     missing=()
     for pair in promtool:prometheus buildah:buildah podman:podman runc:runc debootstrap:debootstrap \
