@@ -381,6 +381,13 @@ async def calls(it: Mount, n: int) -> str:
     return f"HTTP {[await it.ask('POST', '/api/chat/stream', ASKED) for _ in range(n)][-1].status}"
 
 
+async def calls_from_here(it: Mount, n: int) -> str:
+    for remote in ("192.0.2.9", "127.0.0.1", "127.0.0.1", "127.0.0.1"):  # others do not count, nor does this machine
+        assert (await it.ask("POST", "/api/chat/stream", ASKED, remote=remote)).status == 200
+    replies = [await it.ask("POST", "/api/chat/stream", ASKED, remote="192.0.2.1") for _ in range(n)]
+    return f"HTTP {replies[-1].status}"
+
+
 async def body(it: Mount, n: int) -> str:
     asked = json.dumps(ASKED).encode()
     return f"HTTP {(await it.ask('POST', '/api/chat/stream', asked + b' ' * (n - len(asked)))).status}"
@@ -905,6 +912,16 @@ ROWS: list[Row] = [
         steps=Steps.of(2),
         sees=("HTTP 200", "HTTP 503", "HTTP 503"),
         config={"max_connections": 2},
+    ),
+    Row(
+        "of these, from an address",
+        "HTTP 429",
+        rejected("connections_per_address"),
+        ("max_connections_per_address",),
+        drive=calls_from_here,
+        steps=Steps.of(2),
+        sees=("HTTP 200", "HTTP 429", "HTTP 429"),
+        config={"max_connections_per_address": 2},
     ),
     Row(
         "characters of a token, or a ticket",

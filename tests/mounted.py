@@ -90,7 +90,14 @@ class Reply:
     """One response, as it comes. While `stalls`, its client takes nothing; its request's body is ``late``."""
 
     def __init__(
-        self, app: Any, method: str, target: str, body: Any, headers: dict[str, str], late: float = 0.0
+        self,
+        app: Any,
+        method: str,
+        target: str,
+        body: Any,
+        headers: dict[str, str],
+        late: float = 0.0,
+        remote: str = "127.0.0.1",
     ) -> None:
         path, _, query = target.partition("?")
         self.status = 0
@@ -107,7 +114,7 @@ class Reply:
             "path": path,
             "query_string": query.encode(),
             "headers": [(name.lower().encode(), value.encode()) for name, value in shown.items()],
-            "client": ("127.0.0.1", 1),
+            "client": (remote, 1),
             "server": ("localhost", 80),
             "scheme": "http",
         }
@@ -161,9 +168,18 @@ class Mount:
         await asyncio.sleep(MOMENT)
         return talk
 
-    async def ask(self, method: str, target: str, body: Any = b"", late: float = 0.0, **headers: str) -> Reply:
+    async def ask(
+        self,
+        method: str,
+        target: str,
+        body: Any = b"",
+        late: float = 0.0,
+        *,
+        remote: str = "127.0.0.1",
+        **headers: str,
+    ) -> Reply:
         """A request over HTTP, of which something may have come already."""
-        reply = Reply(self._app, method, target, body, {"x-user": "ann", **headers}, late)
+        reply = Reply(self._app, method, target, body, {"x-user": "ann", **headers}, late, remote)
         self._stack.callback(reply.task.cancel)
         await asyncio.sleep(MOMENT)
         return reply

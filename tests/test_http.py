@@ -298,6 +298,37 @@ async def test_no_answer_without_a_host(serve: Serve, version: str, wanted: int)
     assert (b"needs a Host header" in answer) == (wanted == 400)
 
 
+@pytest.mark.parametrize("head", [b"GET /v1/models\r\n\r\n", b"GET /v1/models HTTP/2.0\r\n\r\n"])
+async def test_other_versions_need_a_host_too(serve: Serve, head: bytes) -> None:
+    """A version that is none of ours is no way around the name that the server is called by."""
+    assert status(await fetch(await serve(), head)) == 400
+
+
+@pytest.mark.parametrize(
+    ("target", "wanted"),
+    [
+        ("http://localhost:8765/healthz", 200),
+        ("HTTP://LOCALHOST:8765/healthz", 200),
+        ("http://evil.example/healthz", 400),
+        ("http://localhost/healthz", 400),
+        ("http://localhost:8765@evil.example/healthz", 400),
+        ("http://evil.example?http://localhost:8765/", 400),
+    ],
+)
+async def test_target_and_host_agree(serve: Serve, target: str, wanted: int) -> None:
+    """A target that is a whole address names the host of the Host header; else 400 says so."""
+    head = f"GET {target} HTTP/1.1\r\nHost: localhost:8765\r\nConnection: close\r\n\r\n"
+    answer = await fetch(await serve(), head.encode())
+    assert status(answer) == wanted
+    assert (b"names another host" in answer) == (wanted == 400)
+
+
+async def test_no_websocket_in_an_old_version(serve: Serve) -> None:
+    """HTTP/1.0 knows no upgrade, and no Host to be checked: such a request is one for a page."""
+    head = upgrade(host=None).replace(b"HTTP/1.1", b"HTTP/1.0")
+    assert status(await fetch(await serve(), head)) == 426
+
+
 @pytest.mark.parametrize("body", [{"content_length": "5"}, {"transfer_encoding": "chunked"}])
 async def test_an_upgrade_with_a_body_is_told_why(serve: Serve, body: dict[str, str]) -> None:
     """It would have to be read as frames: 400 with the reason, and not a closed socket without a word."""

@@ -85,6 +85,14 @@ THEIRS = [
     "notlocal.",
     "",
     "a:b:c",
+    "[::1]evil.example",
+    "[::1].evil.example:80",
+    "[::1",
+    "[evil.example]",
+    "localhost:evil.example",
+    "localhost:80:evil.example",
+    "127.0.0.1@evil.example",
+    "evil.example, localhost",
 ]
 
 

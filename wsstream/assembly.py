@@ -156,6 +156,7 @@ class Assembly:
             patience=Patience(self.config.body_timeout, self.config.response_stall),
             page=page,
             pages=pages,
+            per_address=self.guard.quotas.address_connections,
         )
         return Traced(app)
 

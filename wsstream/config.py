@@ -169,7 +169,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         None
     )
     max_connections_per_address: Annotated[
-        Count | None, Meta(description="WebSockets from one address; 64 unless at home")
+        Count | None, Meta(description="WebSockets from one address; as many HTTP calls; 64 unless at home")
     ] = None
     max_greeting_per_address: Annotated[
         Count | None, Meta(description="of those, without a hello yet; 16 unless at home")

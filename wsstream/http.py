@@ -6,6 +6,7 @@ A silent or endless request is cut off, and bytes that come right behind an upgr
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import sys
 import time
@@ -127,6 +128,10 @@ class NoHost(ValueError):
     """An HTTP/1.1 request needs a Host header (RFC 9112, 3.2)."""
 
 
+class OtherHost(ValueError):
+    """The request's target names another host than its Host header (RFC 9112, 3.2.2)."""
+
+
 class BodyBeforeFrames(ValueError):
     """A request for a WebSocket has no body: what follows its head are frames."""
 
@@ -142,6 +147,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._sockets = sockets
         self._head_size = 0
         self._seen: set[bytes] = set()
+        self._host = b""
         self._has_body = False
         self.slot = 0
         self._watchers: list[Callable[[], None]] = []
@@ -201,9 +207,9 @@ class GuardedHttp(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._stop_timer()
             problem = error.__context__
-            if isinstance(problem, HeadTooLarge | DoubledHeader | NoHost | BodyBeforeFrames):
+            if isinstance(problem, HeadTooLarge | DoubledHeader | NoHost | OtherHost | BodyBeforeFrames):
                 self._sockets.limits.rejections.count(Reason.HEAD)
-            explained = isinstance(problem, NoHost | BodyBeforeFrames)
+            explained = isinstance(problem, NoHost | OtherHost | BodyBeforeFrames)
             self.send_400_response((type(problem).__doc__ or "") if explained else "Invalid HTTP request received.")
 
     def _let_go(self) -> None:
@@ -216,6 +222,7 @@ class GuardedHttp(HttpToolsProtocol):
         """A head begins."""
         self._head_size = 0
         self._seen.clear()
+        self._host = b""
         self._has_body = False
         self._start_timer()
         super().on_message_begin()
@@ -234,19 +241,27 @@ class GuardedHttp(HttpToolsProtocol):
             if name in self._seen:
                 raise DoubledHeader
             self._seen.add(name)
+            if name == b"host":
+                self._host = value.strip().lower()
         elif name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0"):
             self._has_body = True
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The body may follow; not behind a request for a WebSocket, and not where nobody says whom it is for."""
-        if b"host" not in self._seen and self.parser.get_http_version() == "1.1":
+        if b"host" not in self._seen and self.parser.get_http_version() != "1.0":
             raise NoHost
+        if self.url[:1] not in (b"/", b"*") and _authority(self.url) != self._host:
+            raise OtherHost  # who routes by the one and who decides by the other would not mean the same
         if self._has_body and self.parser.should_upgrade() and self._should_upgrade():
             raise BodyBeforeFrames
         self._stop_timer()
         self._start_timer()
         super().on_headers_complete()
+
+    def _should_upgrade(self) -> bool:
+        """Whether this request becomes a WebSocket; in HTTP/1.0 there is no such thing (RFC 9110, 7.8)."""
+        return self.parser.get_http_version() != "1.0" and super()._should_upgrade()
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -273,3 +288,8 @@ class GuardedHttp(HttpToolsProtocol):
 
     def _stop_timer(self) -> None:
         self._sockets.wheel.remove(self)
+
+
+def _authority(target: bytes) -> bytes:
+    """The host, and port, of a request's target that is a whole address."""
+    return re.split(rb"[/?#]", target.partition(b"://")[2], maxsplit=1)[0].lower()

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from wsstream.errors import ConfigError, Forbidden
 
 _ORIGIN = re.compile(r"(https?://)([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")
+"""Of RFC 9110, 7.2. What is behind a bracket, or a colon, must not be taken for nothing."""
 _OWN_NAME = re.compile(r"(?:[a-z0-9.-]+\.)?(?:localhost|local|internal)|[a-z0-9_-]+")
 """What no public name server gives an address to: reserved names (RFC 6761, RFC 6762, .internal), and single words."""
 
@@ -88,7 +90,6 @@ class Origins:
 
 
 def _name(host: str) -> str:
-    """A host without its port and brackets."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0] if host.count(":") <= 1 else host
+    """A host without its port and brackets; as it is, where it is not of that form."""
+    found = _HOST.fullmatch(host)
+    return host if found is None else found[1] or found[2]

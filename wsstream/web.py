@@ -72,6 +72,7 @@ def make_app(
     patience: Patience | None = None,
     page: bool = True,
     pages: Collection[str] = (),
+    per_address: int | None = None,
 ) -> Starlette:
     """The application.
 
@@ -82,6 +83,7 @@ def make_app(
         rejections: counts what is refused of them.
         patience: how long clients are waited for.
         page: whether the page is served; its scripts are in any case, for pages of others.
+        per_address: of these calls, from one address.
         pages: the origins of other servers' pages that may read answers. Cookies are never for them.
     """
     root = web_root()
@@ -100,7 +102,9 @@ def make_app(
             Route("/ws", upgrade_required),
             Route("/ai", upgrade_required),
             Mount("/static/js", StaticFiles(directory=root / "js")),
-            *routes(gate, [endpoint for wire in wires for endpoint in wire], max_calls, rejections, patience),
+            *routes(
+                gate, [endpoint for wire in wires for endpoint in wire], max_calls, rejections, patience, per_address
+            ),
             nowhere("/v1/", refuse_as_openai),
             nowhere("/api/", refuse),
         ]

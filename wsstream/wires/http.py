@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -45,7 +46,7 @@ from wsstream.errors import (
 )
 from wsstream.messages import StreamStatus, explain
 from wsstream.rejections import Reason, Rejections
-from wsstream.wires.base import Gate, LoggedLike, LogsLike, StreamsLike, Visitor
+from wsstream.wires.base import Gate, LoggedLike, LogsLike, StreamsLike, Visitor, counted_address
 from wsstream.wires.reader import LogReader, Span, stored
 
 logger = logging.getLogger(__name__)
@@ -107,6 +108,10 @@ class TooManyCalls(Capacity):
     """Too many calls are under way"""
 
 
+class TooManyCallsFromHere(RateLimited):
+    """Too many calls from this address are under way"""
+
+
 class Stalled(ClientDisconnect):
     """The client takes nothing of what it is sent"""
 
@@ -118,6 +123,7 @@ _REASONS: dict[type[Exception], Reason] = {
     TooMuch: Reason.PARAMETER,
     TooLong: Reason.PARAMETER,
     TooManyCalls: Reason.CALLS,
+    TooManyCallsFromHere: Reason.CONNECTIONS_PER_ADDRESS,
     Stalled: Reason.SLOW,
 }
 """What nobody else counts."""
@@ -232,21 +238,38 @@ def visitor(request: Request) -> Visitor:
 
 
 class Turnstile:
-    """Counts who is in."""
+    """Counts who is in, and how many of them come from one address."""
 
-    __slots__ = ("inside", "limit")
+    __slots__ = ("_addresses", "inside", "limit", "per_address")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, per_address: int | None = None) -> None:
         self.limit = limit
+        self.per_address = per_address
         self.inside = 0
+        self._addresses: Counter[str] = Counter()
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def one(self, remote: str) -> Iterator[None]:
+        """Let a caller in while the block runs.
+
+        Raises:
+            TooManyCalls: too many are in.
+            TooManyCallsFromHere: so are too many from where this one comes.
+        """
         if self.inside >= self.limit:
             raise TooManyCalls(retry_after=1.0)
+        address = counted_address(remote)
+        if address and self.per_address is not None and self._addresses[address] >= self.per_address:
+            raise TooManyCallsFromHere(retry_after=1.0)
         self.inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.inside -= 1
+        self._addresses[address] += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
 
 
 def routes(
@@ -255,12 +278,14 @@ def routes(
     max_calls: int = MAX_CALLS,
     rejections: Rejections | None = None,
     patience: Patience | None = None,
+    per_address: int | None = None,
 ) -> list[Route]:
-    """The endpoints behind the gate, for Starlette; no more than ``max_calls`` are under way at once.
+    """The endpoints behind the gate, for Starlette; no more than ``max_calls`` are under way at once, and no more than
+    ``per_address`` from one address.
 
     ``rejections`` counts what is refused here.
     """
-    turnstile, counted, patience = Turnstile(max_calls), rejections or Rejections(), patience or Patience()
+    turnstile, counted, patience = Turnstile(max_calls, per_address), rejections or Rejections(), patience or Patience()
     paths: dict[str, dict[str, Endpoint]] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
@@ -302,8 +327,9 @@ class _Door:
             return
         response: Response | None = None
         try:
-            with self._turnstile:
-                streams = await self._gate.enter(visitor(request))
+            who = visitor(request)
+            with self._turnstile.one(who.remote):
+                streams = await self._gate.enter(who)
                 response = await endpoint.handle(Call(request, streams))
                 await response(scope, receive, send)
         except WsstreamError as error:
