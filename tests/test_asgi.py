@@ -51,6 +51,33 @@ async def test_the_native_wire_under_a_mount(scripted: Scripted) -> None:
         assert (await native.read(stream_id)).text == "one two three"
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([], 200),
+        ([(b"host", b"h"), (b"origin", b"http://h")], 200),
+        ([(b"host", b"h"), (b"origin", b"https://friend.example")], 200),
+        ([(b"host", b"h"), (b"origin", b"https://evil.example")], 403),
+        ([(b"host", b"h"), (b"origin", b"null")], 403),
+        ([(b"origin", b"null")], 403),
+        ([(b"host", b""), (b"origin", b"http://")], 403),
+    ],
+)
+async def test_pages_of_others(headers: list[tuple[bytes, bytes]], status: int) -> None:
+    """Pages of the site that was called come in, and of its friends; where no site was called there are none."""
+    app = WsstreamApp(Config(store="memory:", provider="demo"), origins=["https://friend.example"])
+    told: list[Any] = []
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(0)
+        told.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/healthz", "query_string": b"", "headers": headers}
+    async with app.running():
+        await app(scope, asyncio.Event().wait, send)  # type: ignore[arg-type]
+    assert told[0]["status"] == status
+
+
 async def test_fastapi_with_its_own_lifespan(scripted: Scripted) -> None:
     """Within `running` the application begins and ends with its host."""
     chat = made()

@@ -148,7 +148,8 @@ class WsstreamApp:
         origin = str(headers.get(b"origin", b""), "latin-1")
         if not origin or origin in self._origins:
             return True
-        return origin.partition("://")[2] == str(headers.get(b"host", b""), "latin-1")
+        host = str(headers.get(b"host", b""), "latin-1")
+        return bool(host) and origin.partition("://")[2] == host
 
     def _friend(self, scope: Scope) -> bytes:
         """The other origin whose page, which may come in, sends this; nothing where it is no such page's."""

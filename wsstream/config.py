@@ -78,8 +78,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tls_key: Annotated[str | None, Meta(description="its key in PEM, where that is another file")] = None
     trusted_proxies: Annotated[
         Annotated[str, Meta(pattern=r"^[0-9a-fA-F:./, ]*$")] | None,
-        Meta(description="addresses and CIDRs, by commas, whose X-Forwarded-* and Forwarded are believed"),
+        Meta(description="addresses and CIDRs, by commas, whose word on where clients are is believed"),
     ] = None
+    proxy_header: Annotated[
+        Literal["x-forwarded", "forwarded"],
+        Meta(description="what these write: X-Forwarded-For and -Proto, or Forwarded; the other may be a client's"),
+    ] = "x-forwarded"
 
     window: Annotated[Count, Meta(description="chunks in flight per viewer where the client asks for no other")] = 50
     window_bytes: Annotated[Bytes, Meta(description="bytes in flight per viewer")] = 256 * 1024

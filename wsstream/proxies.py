@@ -36,12 +36,14 @@ class Origin(NamedTuple):
 class TrustedProxies:
     """The networks whose word on their clients is taken."""
 
-    def __init__(self, networks: str = "") -> None:
-        """``networks`` are addresses and CIDRs, separated by commas.
+    def __init__(self, networks: str = "", *, header: str = "x-forwarded") -> None:
+        """``networks`` are addresses and CIDRs, separated by commas; ``header`` is what they write: `x-forwarded` or
+        `forwarded`. The other of these is passed on by most as a client has made it up, and is not looked at.
 
         Raises:
             ConfigError: one of them is neither.
         """
+        self._is_standard = header == "forwarded"
         self._networks: list[Network] = [_network(part) for part in networks.split(",") if part.strip()]
 
     def __bool__(self) -> bool:
@@ -60,14 +62,13 @@ class TrustedProxies:
     def origin(self, peer: str, scheme: str, header: GetHeader) -> Origin:
         """The client behind ``peer``, the other end of the socket; ``scheme`` is the socket's own.
 
-        `Forwarded` (RFC 7239) wins over `X-Forwarded-For` and `X-Forwarded-Proto`. A list that is not one of addresses
-        is believed as far as it was read.
+        That is read from `Forwarded` (RFC 7239), or from `X-Forwarded-For` and `X-Forwarded-Proto`, as was settled. A
+        list that is not one of addresses is believed as far as it was read.
         """
         if not self._networks or not self.trusts(peer):
             return Origin(peer, scheme)
-        forwarded = header("forwarded")
-        if forwarded is not None:
-            hops = [_pairs(hop) for hop in _last_hops(forwarded)]
+        if self._is_standard:
+            hops = [_pairs(hop) for hop in _last_hops(header("forwarded") or "")]
             return self._walk(peer, scheme, [hop.get("for", "") for hop in hops], [hop.get("proto") for hop in hops])
         addresses = _last_hops(header("x-forwarded-for") or "")
         named = _last_hops(header("x-forwarded-proto") or "")

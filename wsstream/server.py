@@ -63,7 +63,7 @@ class Server:
         self.assembly = Assembly(config, on_failure)
         self.metrics_port = 0
         """Where `/metrics` is; 0 where there is none."""
-        self.proxies = TrustedProxies(config.trusted_proxies or "")
+        self.proxies = TrustedProxies(config.trusted_proxies or "", header=config.proxy_header)
         self.certificate = None if config.tls_cert is None else Certificate(config.tls_cert, config.tls_key)
         self._head_limits = HeadLimits(config.max_head_bytes, config.request_timeout, self.assembly.rejections)
         self._sockets: Sockets

@@ -62,9 +62,10 @@ def proxies(data: bytes) -> None:
     """Headers of a trusted proxy: whatever they say, an address comes out."""
     text = data.decode("latin-1")
     first, _, second = text.partition("\n")
-    trusted = TrustedProxies("10.0.0.0/8")
-    origin = trusted.origin("10.0.0.1", "http", {"forwarded": first, "x-forwarded-for": second}.get)
-    assert origin.scheme in ("http", "https")
+    for header in ("forwarded", "x-forwarded"):
+        trusted = TrustedProxies("10.0.0.0/8", header=header)
+        origin = trusted.origin("10.0.0.1", "http", {"forwarded": first, "x-forwarded-for": second}.get)
+        assert origin.scheme in ("http", "https")
 
 
 class _Transport:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from urllib.parse import urljoin
 
 import pytest
+from websockets.asyncio.client import connect as open_socket
 
 from tests.answers import begun, until
 from tests.conftest import ROOT, SCRIPTED, Serve
@@ -134,6 +135,18 @@ async def test_tokens_come_as_they_are_made(serve: Serve, scripted: Scripted, tm
                 assert (await native.read(stream_id, to=n)).last == n
             run.finish()
             assert (await stream.rest())[-1].data["type"] == "done"
+
+
+@pytest.mark.parametrize("name", [NGINX, HAPROXY])
+async def test_no_client_lends_itself_an_address(serve: Serve, tmp_path: Path, name: str) -> None:
+    """Behind either of the samples a client is where it is, whatever its own headers say."""
+    server = await serve(trusted_proxies="127.0.0.1")
+    made_up = {"Forwarded": "for=6.6.6.6", "X-Forwarded-For": "7.7.7.7", "X-Real-IP": "8.8.8.8"}
+    async with running(name, server, tmp_path) as proxy:
+        address = f"ws://127.0.0.1:{proxy.port}/ws"
+        async with open_socket(address, additional_headers=made_up, proxy=None, local_addr=("127.0.0.2", 0)):
+            (member,) = server.registry
+            assert member.statistics().remote == "127.0.0.2"
 
 
 @pytest.mark.parametrize("name", [NGINX, HAPROXY])
