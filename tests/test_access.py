@@ -30,7 +30,7 @@ from wsstream.flow import SendWindow
 from wsstream.identity import Identity
 from wsstream.messages import ChatConfig
 from wsstream.registry import Registry
-from wsstream.wires.base import Visitor
+from wsstream.wires.base import Visitor, counted_address
 
 ALICE, BOB, SHOP = "alice-token-0123456789", "bob-token-0123456789", "shop-token-0123456789"
 TOKENS = f'[users]\nalice = "{ALICE}"\nbob = "{BOB}"\n[applications]\nshop = "{SHOP}"\n'
@@ -361,6 +361,46 @@ async def test_one_address_is_limited_whatever_its_users() -> None:
         with pytest.raises(RateLimited):
             alice.start("ses", asked("r2"))
         assert t.rejected("starts_per_address") == 1
+
+
+@pytest.mark.parametrize(
+    ("addresses", "limited"),
+    [
+        (("2001:db8::1", "2001:db8::ffff:2"), True),
+        (("2001:db8::1", "2001:db8:0:1::1"), False),
+        (("::ffff:192.0.2.1", "192.0.2.1"), True),
+        (("::ffff:192.0.2.1", "::ffff:192.0.2.2"), False),
+        (("192.0.2.1", "192.0.2.2"), False),
+    ],
+)
+@in_virtual_time
+async def test_who_has_many_addresses_has_one_account(addresses: tuple[str, str], *, limited: bool) -> None:
+    """All addresses of one network of IPv6 are charged as one, and one of IPv4 as itself, whatever socket has it."""
+    async with tenants(tokens="", allow_anonymous=True, host="0.0.0.0", starts_burst=1) as t:
+        first, second = [await t.guard.enter(Visitor({}, address)) for address in addresses]
+        first.start("ses", asked("r"))
+        if limited:
+            with pytest.raises(RateLimited):
+                second.start("ses", asked("r2"))
+        else:
+            second.start("ses", asked("r2"))
+
+
+@pytest.mark.parametrize(
+    ("remote", "counted"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("127.0.0.1", ""),
+        ("::1", ""),
+        ("::ffff:127.0.0.1", ""),
+        ("local", ""),
+    ],
+)
+def test_addresses_as_connections_are_counted(remote: str, counted: str) -> None:
+    """By network, IPv4 by itself, and this machine not at all, in whatever form a socket has them."""
+    assert counted_address(remote) == counted
 
 
 @in_virtual_time

@@ -39,7 +39,7 @@ from wsstream.rejections import Clamp, Reason, Rejections
 from wsstream.sessions import HistoryPage
 from wsstream.streams import Stream, Streams
 from wsstream.tickets import Tickets
-from wsstream.wires.base import StreamsLike, Visitor
+from wsstream.wires.base import StreamsLike, Visitor, charged_address
 
 
 class Guard:
@@ -235,8 +235,8 @@ class Access:
     def __init__(self, guard: Guard, identity: Identity, remote: str) -> None:
         self._guard = guard
         self._streams = guard.streams
-        self._where = remote
-        self._key = identity.user or "@" + remote
+        self._where = charged_address(remote)
+        self._key = identity.user or "@" + self._where
         """Whose account is charged: nobody in particular is whoever comes from the same address."""
         self.identity = identity
         self.user = identity.user

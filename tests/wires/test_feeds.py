@@ -59,6 +59,16 @@ async def test_one_life(serve: Serve, store: str) -> None:
     assert [reply.status_code for reply in gone] == [204, 404]
 
 
+@pytest.mark.parametrize("name", ["%E2%82%AC", "%F0%9F%98%80", "a%20b", "a%3Fb%23c", "%25", "%C3%A4"])
+async def test_a_name_in_any_script(serve: Serve, name: str) -> None:
+    """Where such a stream is, is told as an address has to be written, and leads to it."""
+    async with browsing(await serve()) as client:
+        made = await client.put(f"/v1/stream/{name}", headers=TEXT, content="x")
+        assert (made.status_code, made.headers["location"].isascii()) == (201, True)
+        assert made.headers["location"].endswith(f"/v1/stream/{name}")
+        assert (await client.get(made.headers["location"])).text == "x"
+
+
 async def test_it_survives_a_restart(serve: Serve, sqlite: str) -> None:
     """What was acknowledged is there at the same offsets, and a retry of it is known."""
     claim = {"Producer-Id": "w", "Producer-Epoch": "0", "Producer-Seq": "0"}

@@ -206,15 +206,27 @@ class OpenGate:
 def counted_address(remote: str) -> str:
     """The address as limits count it.
 
-    Nothing for this machine's own, behind which a proxy may hide everybody; and of an IPv6 address only the network, as
-    one household has that many addresses.
+    Nothing for this machine's own, behind which a proxy may hide everybody; else as `charged_address` has it.
     """
+    address = _parsed(remote)
+    return "" if address is None or address.is_loopback else charged_address(remote)
+
+
+def charged_address(remote: str) -> str:
+    """Whose account an address is: of IPv6 the network, as one household has that many addresses.
+
+    One of IPv4 is the same where a socket of IPv6 has it (``::ffff:192.0.2.1``): else all of them were one network.
+    """
+    address = _parsed(remote)
+    if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return remote if address is None else str(address)
+
+
+def _parsed(remote: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         address = ipaddress.ip_address(remote)
     except ValueError:
-        return ""
-    if address.is_loopback:
-        return ""
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return remote
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from starlette.responses import Response
 
@@ -314,7 +314,7 @@ class FeedWire:
         await feed.settled()
         headers = _described(feed, feed.log.tail)
         if is_new:
-            headers["Location"] = str(request.url.replace(query=""))
+            headers["Location"] = str(request.url.replace(path=quote(request.scope["path"]), query=""))
         return Response(b"", 201 if is_new else 200, headers)
 
     async def _prepare(self, user: str, fork: Fork) -> None:
