@@ -10,7 +10,7 @@
 {{- /* By these a Prometheus may call the metrics, beside addresses and .svc.cluster.local. */ -}}
 {{- define "wsstream.metricsNames" -}}
 {{- $service := printf "%s-metrics.%s" (include "wsstream.name" .) .Release.Namespace -}}
-{{- list $service (printf "%s.svc" $service) .Values.config.metrics_names | compact | join "," -}}
+{{- list $service (printf "%s.svc" $service) (get .Values.config "metrics_names") | compact | join "," -}}
 {{- end -}}
 
 {{- define "wsstream.selector" -}}
