@@ -524,8 +524,10 @@ class AiDialogue:
         self._hub.wheel.remove(self)
         if self._patience is not None:
             self._patience.cancel()
+            self._patience = None  # it refers to this
         if self._entering is not None:
             self._entering.cancel()
+            self._entering = None
         self._let_go()
 
     def _let_go(self) -> None:
