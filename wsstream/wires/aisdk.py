@@ -607,7 +607,7 @@ def _try_decode(data: bytes, longest: int) -> _Frame | Exception:
         frame: _Frame = _decode(data)
         check_names(longest, id=getattr(frame, "id", None), requestId=frame.request_id)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MalformedMessage) as error:
-        return error
+        return error.with_traceback(None)  # whose frames would hold it, and with it this connection
     return frame
 
 
