@@ -11,7 +11,7 @@ import contextlib
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -50,6 +50,10 @@ class World(Protocol):
         """Nobody here follows it any more: whether it ends well is for others to see."""
 
 
+Watch = Callable[["Client", Coroutine[Any, Any, None]], Awaitable[None]]
+"""Awaits a visit of a client's, as long as it comes on."""
+
+
 class Client(ABC):
     """One client: one visit after another until all is over."""
 
@@ -62,10 +66,10 @@ class Client(ABC):
         self._seed = seed.replace("/", ":")
         self._visits = 0
 
-    async def run(self) -> None:
-        """Come again and again."""
+    async def run(self, watch: Watch) -> None:
+        """Come again and again; ``watch`` awaits each visit."""
         while not self.world.over:
-            await self.visit()
+            await watch(self, self.visit())
             self.count("visits")
             self._visits += 1
             await asyncio.sleep(self.draw.random() * 0.3)
@@ -410,12 +414,16 @@ class Auditor(Native):
     kind = "auditor"
     window = 1000
 
-    async def read(self, told: Told) -> None:
-        """All of it, chunk by chunk or in batches."""
-        await self.read_all(Reading(self.book, told))
+    told: Told
+    """What it reads on its next visit."""
 
     async def visit(self) -> None:
-        raise NotImplementedError
+        await self.read_all(Reading(self.book, self.told))
+
+    async def read(self, told: Told) -> None:
+        """All of it, chunk by chunk or in batches."""
+        self.told = told
+        await self.visit()
 
 
 # -- the project's own client
@@ -471,10 +479,10 @@ class Python(Client):
 class OverHttp(Client):
     """A client with a pool of HTTP connections."""
 
-    async def run(self) -> None:
+    async def run(self, watch: Watch) -> None:
         """Come again and again."""
         async with httpx2.AsyncClient(base_url=self.root, trust_env=False, timeout=60) as self.http:
-            await super().run()
+            await super().run(watch)
 
 
 class Events(OverHttp):

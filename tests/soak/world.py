@@ -159,17 +159,7 @@ class World:
             for kind, count in KINDS.items()
             for number in range(count * self._crowds)
         ]
-        return [self._spawn(self._visit_on(client)) for client in clients]
-
-    async def _visit_on(self, client: Client) -> None:
-        """Run a client; a visit that stands still is ended."""
-        visit = client.visit
-
-        async def watched() -> None:
-            await self._while_it_moves(client, visit())
-
-        client.visit = watched  # type: ignore[method-assign]
-        await client.run()
+        return [self._spawn(client.run(self._while_it_moves)) for client in clients]
 
     async def _while_it_moves(self, client: Client, work: Coroutine[Any, Any, None]) -> None:
         """How long something takes is the machine's matter; that it comes no further is a violation."""
