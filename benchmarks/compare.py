@@ -61,7 +61,8 @@ def wsstream_command(
     extra: list[str], store: str = "memory:", checkout: str = "", interpreter: str = sys.executable
 ) -> Callable[[int, str], list[str]]:
     def command(port: int, url: str) -> list[str]:
-        python = ["env", f"PYTHONPATH={checkout or HERE.parent}", interpreter]
+        # Without the second, `-m` would look in the directory it is started in before it looks in the checkout.
+        python = ["env", f"PYTHONPATH={checkout or HERE.parent}", "PYTHONSAFEPATH=1", interpreter]
         serve = [*python, "-m", "wsstream", "serve", "--port", str(port), "--provider", "openai"]
         return [*serve, "--base-url", url, "--store", store.format(port=port), *extra]
 

@@ -159,33 +159,46 @@ class Answer:
 
 
 class Pacer:
-    """One ticker for all streams; a heap says which are due."""
+    """A heap says which stream is due next, and a timer of the kernel's calls at that very moment."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._heap: list[tuple[float, int, Stream]] = []
-        self._ticking = False
+    def __init__(self, loop):
+        import ctypes, os
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = self._libc.timerfd_create(1, 0o4000)
+        self._spec = (ctypes.c_long * 4)(0, 0, 0, 0)
+        self._read = os.read
+        self._heap = []
+        self._armed = 0.0
+        loop.add_reader(self._fd, self._tick)
 
-    def add(self, due: float, stream: Stream) -> None:
-        """Wake the stream at ``due``. Its number breaks ties, so streams are never compared."""
+    def _arm(self):
+        due = self._heap[0][0]
+        ns = int(due * 1e9)
+        self._spec[2] = ns // 1000000000
+        self._spec[3] = ns % 1000000000
+        self._libc.timerfd_settime(self._fd, 1, self._spec, None)
+        self._armed = due
+
+    def add(self, due, stream):
         heapq.heappush(self._heap, (due, stream.number, stream))
-        if not self._ticking:
-            self._ticking = True
-            self._loop.call_later(TICK_SECONDS, self._tick)
+        if self._heap[0][0] != self._armed:
+            self._arm()
 
-    def _tick(self) -> None:
+    def _tick(self):
+        try:
+            self._read(self._fd, 8)
+        except BlockingIOError:
+            return
         heap = self._heap
-        now = self._loop.time()
+        now = time.monotonic()
         while heap and heap[0][0] <= now:
             due, number, stream = heap[0]
             if stream.send_token():
-                # From the due time, not from now: a late tick neither lowers the rate nor moves the phase.
                 heapq.heapreplace(heap, (due + stream.interval, number, stream))
             else:
                 heapq.heappop(heap)
-        self._ticking = bool(heap)
         if heap:
-            self._loop.call_later(TICK_SECONDS, self._tick)
+            self._arm()
 
 
 class Stream:
@@ -267,7 +280,7 @@ class Stream:
         The beat is a place on the clock, not a distance from the start: the moments at which a gateway happens to
         start its streams would add up with any distance, and the streams would clump differently in every run.
         """
-        now = self._connection.loop.time()
+        now = time.monotonic()
         beat = self.number * GOLDEN_RATIO % 1
         beats_passed = now / self.interval - beat
         self._connection.pacer.add((math.floor(beats_passed) + 1 + beat) * self.interval, self)
