@@ -82,6 +82,7 @@ def known_peers(wsstream_args: list[str], scratch: str, before: str, python: str
         Peer("wsstream", "wsstream", wsstream_command(wsstream_args)),
         Peer("before", "wsstream", wsstream_command(wsstream_args, checkout=before)),
         Peer("wsstream_python", "wsstream", wsstream_command(wsstream_args, interpreter=python)),
+        Peer("before_sqlite", "wsstream", wsstream_command(wsstream_args, f"sqlite:{scratch}/{{port}}.db", before)),
         Peer("wsstream_sqlite", "wsstream", wsstream_command(wsstream_args, f"sqlite:{scratch}/{{port}}.db")),
     ]
     return {peer.name: peer for peer in peers}
@@ -184,7 +185,7 @@ def run_rounds(peers: list[Peer], options: argparse.Namespace) -> list[Result]:
     """All rounds, the peers interleaved. A peer that fails costs its own line, not the others' results."""
     results = []
     log = options.logs / "upstream.log"
-    with running([sys.executable, str(HERE / "upstream.py")], log) as upstream:
+    with running([sys.executable, str(HERE / "upstream.py"), "--tick", str(options.tick)], log) as upstream:
         wait_for(lambda: b"listening" in log.read_bytes(), upstream, log)
         url = f"http://127.0.0.1:{log.read_text().rpartition(':')[2].strip()}/v1"
         for number in range(1, options.rounds + 1):
@@ -269,7 +270,9 @@ def table(results: list[Result], names: list[str]) -> str:
 
 def write_json(path: Path, options: argparse.Namespace, results: list[Result]) -> None:
     """Every figure of every run, for those who want to look closer."""
-    load = {name: getattr(options, name) for name in ("streams", "rate", "seconds", "tokens", "rounds", "spread")}
+    load = {
+        name: getattr(options, name) for name in ("streams", "rate", "seconds", "tokens", "rounds", "spread", "tick")
+    }
     path.write_text(json.dumps({"load": load, "cores": os.cpu_count(), "runs": results}, indent=1) + "\n")
 
 
@@ -281,9 +284,14 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=2000, help="length of each stream when unpaced")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--peers", default="ws_node,wsstream,fastapi_sdk", help="also ws_node_fetch wsstream_sqlite before"
+        "--peers",
+        default="ws_node,wsstream,fastapi_sdk",
+        help="also ws_node_fetch wsstream_sqlite before before_sqlite",
     )
     parser.add_argument("--spread", type=float, default=0, help="seconds over which the streams start; 0 = all at once")
+    parser.add_argument(
+        "--tick", type=float, default=0, help="seconds whose tokens the upstream sends together; 0 = each for itself"
+    )
     parser.add_argument("--wsstream-args", default="", help="more options for wsstream serve, in one string")
     parser.add_argument("--before", default="", metavar="CHECKOUT", help="the wsstream that is the peer `before`")
     parser.add_argument(

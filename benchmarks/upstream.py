@@ -1,32 +1,35 @@
 """An OpenAI-compatible upstream on loopback that streams time stamps instead of words.
 
-    python upstream.py [PORT]          (0 or nothing: any free port; the line it prints names it)
+    python upstream.py [--port PORT] [--tick SECONDS]     (no port: any free one; the line it prints names it)
 
 The model name is the load: ``load:rate=50,tokens=500`` sends 500 tokens at 50 a second, ``rate=0`` as fast as the
 reader takes them. Every token is ``@``, 16 digits of CLOCK_MONOTONIC microseconds and a space, so any process of
 the same machine can tell how long the token was under way. ``tell=NAME`` in the load has a line of JSON printed when a
 connection is closed before the end of its stream: the name, the moment, and when its last tokens were written.
 
-It shares a small machine with what is measured, so a token costs one bytes join, one heap operation and one write.
+It shares a small machine with what is measured, so a token costs one bytes join, one heap operation and one write. It
+needs Linux.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import ctypes
 import gc
 import heapq
 import json
 import math
+import os
 import signal
-import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 import uvloop
 
-TICK_SECONDS = 0.001
 UNPACED_BURST = 64  # tokens of one unpaced stream per loop turn, so that other streams get theirs
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 GOLDEN_RATIO = 0.6180339887498949
@@ -158,47 +161,75 @@ class Answer:
         return b"".join(parts)
 
 
-class Pacer:
-    """A heap says which stream is due next, and a timer of the kernel's calls at that very moment."""
+class Alarm:
+    """Calls back at a moment of CLOCK_MONOTONIC, to the microsecond: the event loop's own timers count milliseconds.
 
-    def __init__(self, loop):
-        import ctypes, os
+    A timer of the kernel's (timerfd_create(2)), which Python knows from 3.13 on.
+    """
+
+    NONBLOCK = 0o4000
+    ABSOLUTE = 1
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = self._libc.timerfd_create(1, 0o4000)
-        self._spec = (ctypes.c_long * 4)(0, 0, 0, 0)
-        self._read = os.read
-        self._heap = []
-        self._armed = 0.0
-        loop.add_reader(self._fd, self._tick)
+        self._fd = self._libc.timerfd_create(time.CLOCK_MONOTONIC, self.NONBLOCK)
+        if self._fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._when = (ctypes.c_long * 4)()  # the interval, 0 for none, and the moment: seconds and nanoseconds each
+        self._callback = callback
+        loop.add_reader(self._fd, self._on_time)
 
-    def _arm(self):
-        due = self._heap[0][0]
-        ns = int(due * 1e9)
-        self._spec[2] = ns // 1000000000
-        self._spec[3] = ns % 1000000000
-        self._libc.timerfd_settime(self._fd, 1, self._spec, None)
-        self._armed = due
+    def set(self, when: float) -> None:
+        """Call back at ``when``, and at no other moment that was set before."""
+        self._when[2], self._when[3] = divmod(int(when * 1e9), 10**9)
+        self._libc.timerfd_settime(self._fd, self.ABSOLUTE, self._when, None)
 
-    def add(self, due, stream):
-        heapq.heappush(self._heap, (due, stream.number, stream))
-        if self._heap[0][0] != self._armed:
-            self._arm()
-
-    def _tick(self):
+    def _on_time(self) -> None:
         try:
-            self._read(self._fd, 8)
-        except BlockingIOError:
+            os.read(self._fd, 8)
+        except BlockingIOError:  # it was set anew in the same turn
             return
+        self._callback()
+
+
+class Pacer:
+    """One alarm for all streams; a heap says which are due.
+
+    Every token goes out at its own moment, as tokens of models do that know nothing of each other. With a ``tick``, in
+    seconds, those of a tick go out together: cheaper for whoever reads them, and later.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, tick: float) -> None:
+        self._alarm = Alarm(loop, self._on_time)
+        self._tick = tick
+        self._heap: list[tuple[float, int, Stream]] = []
+        self._set_for = math.inf
+
+    def add(self, due: float, stream: Stream) -> None:
+        """Wake the stream at ``due``. Its number breaks ties, so streams are never compared."""
+        heapq.heappush(self._heap, (due, stream.number, stream))
+        self._set()
+
+    def _set(self) -> None:
+        due = self._heap[0][0] if self._heap else math.inf
+        if self._tick:
+            due = math.ceil(due / self._tick) * self._tick if self._heap else due
+        if due < self._set_for:
+            self._set_for = due
+            self._alarm.set(due)
+
+    def _on_time(self) -> None:
         heap = self._heap
         now = time.monotonic()
         while heap and heap[0][0] <= now:
             due, number, stream = heap[0]
             if stream.send_token():
+                # From the due time, not from now: a late alarm neither lowers the rate nor moves the phase.
                 heapq.heapreplace(heap, (due + stream.interval, number, stream))
             else:
                 heapq.heappop(heap)
-        if heap:
-            self._arm()
+        self._set_for = math.inf
+        self._set()
 
 
 class Stream:
@@ -377,13 +408,13 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, tick: float) -> None:
     """Listen on loopback until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    pacer = Pacer(loop)
+    pacer = Pacer(loop, tick)
     server = await loop.create_server(lambda: Connection(loop, pacer), "127.0.0.1", port, backlog=4096)
     print(f"upstream listening on 127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     gc.freeze()
@@ -393,8 +424,11 @@ async def serve(port: int) -> None:
 
 
 def main() -> None:
-    port = int(sys.argv[1]) if len(sys.argv) > 1 else 0
-    uvloop.run(serve(port))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--tick", type=float, default=0.0, help="seconds whose tokens go out together; 0 = none")
+    options = parser.parse_args()
+    uvloop.run(serve(options.port, options.tick))
 
 
 if __name__ == "__main__":

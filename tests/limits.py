@@ -1506,6 +1506,7 @@ ROWS: list[Row] = [
 NO_LIMITS = {
     **dict.fromkeys(("host", "port", "metrics_host", "metrics_port", "listeners", "trusted_proxies"), "where it is"),
     "metrics_names": "what it is called",
+    "wake_interval": "how it waits",
     "proxy_header": "where it is",
     **dict.fromkeys(("tls_cert", "tls_key"), "how it is encrypted"),
     **dict.fromkeys(("provider", "model", "base_url", "prefill", "fallback"), "who answers"),

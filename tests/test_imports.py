@@ -55,7 +55,7 @@ QUIET = {
 CONCRETE = ("providers", "providers.*", "stores", "stores.*")
 BASES = ("providers.base", "stores.base")
 
-PIPELINE = ("chunklog", "frames", "inbound", "ticks", "registry", "rejections")
+PIPELINE = ("chunklog", "frames", "inbound", "ticks", "moderation", "registry", "rejections")
 
 OF_STREAMS = (
     *("messages", "config", "chunklog", "producer", "stores.base"),
@@ -83,6 +83,7 @@ RULE: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     ),
     (("frames",), (*WORDS, *CORE, "chunklog"), "Frames are made of a log."),
     (("ticks",), (), "Timers know nobody."),
+    (("moderation",), ("ticks",), "The loop rests when nobody is to be flushed."),
     (("inbound",), (), "Frames that come in are only bytes."),
     (("registry",), (*WORDS, "rejections"), "The registry counts connections without knowing what they are."),
     (("rejections", "pressure", "memory"), (), "What is counted, read or judged there is plain numbers."),

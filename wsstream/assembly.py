@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from wsstream.identity import Identifier
 from wsstream.ledger import Ledger
 from wsstream.memory import MemoryReader
 from wsstream.metrics import Metrics, Sources
+from wsstream.moderation import DURABLE_INTERVAL, INTERVAL, Moderator
 from wsstream.monitor import Monitor
 from wsstream.pressure import Level, Pressure
 from wsstream.providers import PROVIDERS, offered, open_provider
@@ -33,6 +35,7 @@ from wsstream.registry import Registry
 from wsstream.rejections import Rejections
 from wsstream.stores import open_store
 from wsstream.streams import Streams
+from wsstream.ticks import Flusher
 from wsstream.tracing import Traced, make_tracer
 from wsstream.web import make_app
 from wsstream.wires import aisdk_http, durable, feeds, native_http, openai_api, sse, tickets
@@ -50,19 +53,28 @@ LAST_WORDS = 0.05
 class Assembly:
     """Streams, their store and providers, the connections and what they share."""
 
-    def __init__(self, config: Config, on_failure: OnFailure = NO_CALLBACKS, *, host: Identifier | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        on_failure: OnFailure = NO_CALLBACKS,
+        *,
+        host: Identifier | None = None,
+        moderated: bool = False,
+    ) -> None:
         """Make the gate and the store.
 
         Args:
             config: what to make.
             on_failure: the server's: see `wsstream.server.Server`.
             host: where all this is part of somebody else's application: that one's word on who somebody is.
+            moderated: whether the event loop is ours, so that it may rest: see `wsstream.moderation`.
 
         Raises:
             ConfigError: something cannot be made.
         """
         self.config = config
         self._on_failure = on_failure
+        self._moderated = moderated
         self.streams: Streams
         self.hub: Hub
         self.rejections = Rejections()
@@ -91,8 +103,11 @@ class Assembly:
             StoreError: the store cannot be used. It is closed.
         """
         self.provider(None)
+        loop = asyncio.get_running_loop()
+        moderator = Moderator(loop, Flusher(loop), self._wake_interval())
+        note = moderator.note if moderator.interval else None
         self.streams = self.guard.streams = Streams(
-            self.config, self.store, self.provider, self._on_failure, self.rejections, self.guard.quotas
+            self.config, self.store, self.provider, self._on_failure, self.rejections, self.guard.quotas, note
         )
         self._appoint_watchers()  # before the first answer goes on
         try:
@@ -102,10 +117,19 @@ class Assembly:
             await self.store.close()
             raise
         config = self.config
-        loop = asyncio.get_running_loop()
-        self.hub = Hub(loop, config.protocol(), self.guard, self.registry, config.token_grace, config.viewer_stall)
+        self.hub = Hub(
+            loop, config.protocol(), self.guard, self.registry, config.token_grace, config.viewer_stall, moderator
+        )
         self._watch()
         self._patrol.begin()
+
+    def _wake_interval(self) -> float:
+        """Seconds between two looks at the sockets under load; 0 where the loop is not to rest."""
+        if self.config.wake_interval is not None:
+            return self.config.wake_interval
+        if not self._moderated or sys.platform == "win32":  # there, a short sleep may take fifteen milliseconds
+            return 0.0
+        return DURABLE_INTERVAL if self.store.durable else INTERVAL
 
     def _appoint_watchers(self) -> None:
         self.ledger = Ledger(lambda: self.streams.running, self.default_provider)

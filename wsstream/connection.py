@@ -117,6 +117,7 @@ class NativeConnection(DialogueLine, asyncio.Protocol):
                     logger.exception("a connection failed unexpectedly", extra={"connection_id": self.connection_id})
                     dialogue.on_broken()
                 dialogue.carry_out()
+                self._hub.moderator.note()
                 return
         self._receive_any(data)
 

@@ -86,7 +86,10 @@ class Porch(asyncio.Protocol):
 
     def _leave(self) -> None:
         self._sockets.wheel.remove(self)
-        self._connections.discard(self)
+        connections = self._connections
+        connections.discard(self)
+        if not connections:
+            connections.clear()  # one that has become empty still has the room for all who were in it
 
     def on_timer(self, now: float) -> None:
         """It has said nothing in time."""

@@ -43,7 +43,7 @@ def _no_more(_failure: StreamFailure) -> None:
 class Limits:
     """What one answer may take. Times are seconds; those in which the provider waits for viewers do not count."""
 
-    __slots__ = ("between", "chunks", "delta", "first_token", "line", "on_clamp", "seconds", "weight")
+    __slots__ = ("between", "chunks", "delta", "first_token", "line", "note", "on_clamp", "seconds", "weight")
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Limits:
         line: int = MAX_LINE_CHARS,
         on_clamp: Callable[[Clamp], None] = lambda _: None,
         delta: int = MAX_CHUNK_CHARS,
+        note: Callable[[], None] | None = None,
     ) -> None:
         self.first_token = first_token
         self.between = between
@@ -65,6 +66,8 @@ class Limits:
         self.delta = delta
         self.on_clamp = on_clamp
         """Counts what is cut, or shortened."""
+        self.note = note
+        """Called whenever a provider puts something, if anybody wants to know how often that is."""
 
 
 class Intake:
@@ -75,6 +78,7 @@ class Intake:
         "_limits",
         "_log",
         "_longest",
+        "_note",
         "_stages",
         "_stop",
         "_unchecked",
@@ -95,6 +99,7 @@ class Intake:
         self._limits = limits
         self._between = limits.between
         self._longest = limits.delta
+        self._note = limits.note
         self._stop = stop
         self._stages = _Stages(log, splice, shaper) if splice is not None or shaper is not None else None
         self._way_at = len(log)
@@ -123,6 +128,9 @@ class Intake:
                 return self._put_odd(deltas)
         elif not deltas or _any_odd(deltas, self._longest):
             return self._put_odd(deltas)
+        note = self._note
+        if note is not None:
+            note()
         now = time.monotonic()
         self.deadline = now + self._between
         if self.first_at is None:

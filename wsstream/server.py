@@ -60,7 +60,7 @@ class Server:
         """
         self.config = config
         self.port = config.port
-        self.assembly = Assembly(config, on_failure)
+        self.assembly = Assembly(config, on_failure, moderated=True)
         self.metrics_port = 0
         """Where `/metrics` is; 0 where there is none."""
         self.proxies = TrustedProxies(config.trusted_proxies or "", header=config.proxy_header)

@@ -29,25 +29,29 @@ class Flusher:
 
     SLICE = 256
 
-    __slots__ = ("_armed", "_dirty", "_loop")
+    __slots__ = ("_dirty", "_loop", "flushes", "pending")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._dirty: list[Flushable] = []
-        self._armed = False
+        self.pending = False
+        """Whether somebody is marked."""
+        self.flushes = 0
+        """Turns in which somebody was flushed."""
 
     def mark(self, connection: Flushable) -> None:
         """Have ``connection`` flushed at the end of this tick. It must not be marked again before it is."""
         self._dirty.append(connection)
-        if not self._armed:
-            self._armed = True
+        if not self.pending:
+            self.pending = True
             self._loop.call_soon(self._run)
 
     def _run(self) -> None:
+        self.flushes += 1
         batch = self._dirty
         if len(batch) <= self.SLICE:
             self._dirty = []
-            self._armed = False
+            self.pending = False
         else:
             self._dirty = batch[self.SLICE :]
             del batch[self.SLICE :]

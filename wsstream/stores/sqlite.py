@@ -49,7 +49,7 @@ from wsstream.tally import Histogram
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 0.004
+WINDOW = 0.0035
 """Seconds between the starts of commits under load."""
 
 RETRY = 0.5

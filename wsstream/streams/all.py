@@ -84,6 +84,7 @@ class Streams:
         on_failure: OnFailure = NO_CALLBACKS,
         rejections: Rejections | None = None,
         quotas: Quotas = NO_QUOTAS,
+        note: Callable[[], None] | None = None,
     ) -> None:
         """All streams on ``store``.
 
@@ -92,6 +93,7 @@ class Streams:
             on_failure: asked what is to become of an answer when a provider fails, by the type of the failure.
             rejections: counts what is turned away.
             quotas: what one user may have of feeds; of answers, `start` is told.
+            note: called whenever a provider puts something.
         """
         self._config = config
         self._store = store
@@ -113,6 +115,7 @@ class Streams:
             config.max_line_chars,
             self._rejections.clamp,
             config.max_delta_chars,
+            note,
         )
         self._all_read: asyncio.Event | None = None
         self._started = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from wsstream.moderation import Moderator
 from wsstream.protocol import ServerSettings
 from wsstream.registry import Registry
 from wsstream.tally import WireTally
@@ -19,6 +20,7 @@ class Hub:
         "gate",
         "grace",
         "loop",
+        "moderator",
         "now",
         "pushes",
         "registry",
@@ -37,12 +39,14 @@ class Hub:
         registry: Registry,
         grace: float = 60.0,
         stall: float | None = None,
+        moderator: Moderator | None = None,
     ) -> None:
         """What is shared, and two limits in seconds.
 
         Args:
             grace: for which a connection goes on when its token has run out.
             stall: for which a viewer may leave everything that it was sent unacknowledged; None for ever.
+            moderator: says when the loop may rest; without one it never does.
         """
         self.loop = loop
         self.settings = settings
@@ -51,7 +55,8 @@ class Hub:
         self.registry = registry
         self.grace = grace
         self.stall = stall
-        self.flusher = Flusher(loop)
+        self.moderator = moderator or Moderator(loop, Flusher(loop), 0.0)
+        self.flusher = self.moderator.flusher
         self.wheel = TimerWheel(loop)
         self.now = loop.time
         self.turn = 0.0
