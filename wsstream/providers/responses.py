@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -36,8 +35,7 @@ def make(config: Config, name: str = "openai-responses") -> ResponsesProvider:
 class ResponsesProvider(OpenAIProvider):
     """The provider ``openai-responses``. It does not continue answers: the API has no place for the answer so far."""
 
-    def _find_create(self) -> Any:
-        return partial(self._client.responses.with_streaming_response.create, stream=True)
+    path = "/responses"
 
     def _reading(self, sink: Sink) -> Reading:
         return _ResponsesReading(sink, self._bounds)
