@@ -100,18 +100,18 @@ async def test_no_more_tokens_than_asked_for(rate: int, most: int, count: int, r
 @pytest.mark.parametrize("rate", [0.1, 1, 7, 50, 400])
 @in_virtual_time
 async def test_the_pace_is_steady(rate: float) -> None:
-    """Token n comes n / rate seconds after the first, never early and at most two milliseconds late."""
+    """Token n comes n / rate seconds after the first, never early and at most five milliseconds late."""
     sink = await answered(f"demo:rate={rate},tokens=200")
     for n, at in enumerate(sink.times):
-        assert -1e-3 <= at - START - n / rate <= 2e-3
+        assert -1e-3 <= at - START - n / rate <= 5e-3
 
 
 @in_virtual_time
 async def test_a_fast_pace_comes_in_handfuls() -> None:
-    """Beyond a thousand a second, what is due together is put together, and the pace holds in all."""
+    """Beyond 250 a second, what is due together is put together, and the pace holds in all."""
     sink = await answered("demo:rate=50000,tokens=5000")
     assert max(sink.puts) > 10
-    assert sink.times[-1] - START == pytest.approx(0.1, abs=3e-3)
+    assert sink.times[-1] - START == pytest.approx(0.1, abs=5e-3)
 
 
 @in_virtual_time
@@ -144,7 +144,7 @@ async def test_many_paced_answers_keep_their_pace() -> None:
     answers = [provider.answer(ask(model=f"demo:rate={r},tokens=50"), s) for r, s in zip(rates, sinks, strict=True)]
     await asyncio.gather(*answers)
     for rate, sink in zip(rates, sinks, strict=True):
-        assert sink.times[-1] - START == pytest.approx(49 / rate, abs=3e-3)
+        assert sink.times[-1] - START == pytest.approx(49 / rate, abs=5e-3)
     await provider.close()
 
 

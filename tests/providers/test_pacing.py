@@ -22,7 +22,7 @@ def live_timers() -> int:
 
 @given(st.lists(st.floats(0, 0.05), min_size=1, max_size=30))
 def test_everybody_is_called_in_time(delays: list[float]) -> None:
-    """Whenever they ask for, all are called once, in the order of their times, at most two milliseconds off."""
+    """Whenever they ask for, all are called once, in the order of their times, at most two slots late."""
 
     async def scenario() -> None:
         ticker, now = Ticker(), time.monotonic()

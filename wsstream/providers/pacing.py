@@ -6,13 +6,15 @@ import asyncio
 import time
 from collections.abc import Callable
 
-SLOTS = 1000
-"""Slots of a second: callbacks of one slot are called together."""
+SLOTS = 250
+"""Slots of a second: callbacks of one slot are called together. Fewer of them make a token cheaper, as fewer are woken
+for it and more find the caches warm (docs/benchmarks.md, "The demo model"); nobody sees four milliseconds.
+"""
 NEVER = 2**62
 
 
 class Ticker:
-    """Calls back at given moments, at a resolution of one millisecond, with one timer for all.
+    """Calls back at given moments, at a resolution of four milliseconds, with one timer for all.
 
     ``asyncio.sleep`` costs a timer, a future and a task's turn each time; a thousand answers at fifty tokens a second
     spend more on those than on their tokens.
@@ -28,7 +30,7 @@ class Ticker:
         self._timer: asyncio.TimerHandle | None = None
 
     def call_at(self, when: float, callback: Callable[[float], None]) -> None:
-        """Call ``callback`` with the time, at ``when`` (of ``time.monotonic()``) or up to a millisecond later."""
+        """Call ``callback`` with the time, at ``when`` (of ``time.monotonic()``) or up to four milliseconds later."""
         slot = int(when * SLOTS) + 1
         waiting = self._slots.get(slot)
         if waiting is not None:
