@@ -116,8 +116,8 @@ async def test_an_answer_may_wait_for_somebody() -> None:
 
 @pytest.mark.parametrize("rate", [0, 10, 100_000])
 @in_virtual_time
-async def test_an_answer_may_stop_after_some_chunks(rate: int) -> None:
-    """Without viewers an answer stops after so many chunks more, whatever its pace, and the loop goes on."""
+async def test_an_answer_may_stop_after_some_chunks(rate: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Without viewers an answer stops after so many chunks more, whatever its pace, and nobody stumbles over it."""
     async with house() as h:
         h.demo = True
         wish = ChatConfig(on_orphan={"stop_after_chunks": 20}, model=f"demo:rate={rate},tokens=1000000")
@@ -126,6 +126,7 @@ async def test_an_answer_may_stop_after_some_chunks(rate: int) -> None:
         await asyncio.sleep(100)
         assert state(stream) is StreamState.INTERRUPTED
         assert 20 <= len(stream.log) <= 20 + 200
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @in_virtual_time

@@ -114,19 +114,25 @@ class _Paced:
         resting = self._resting
         if resting is None or resting.done():
             return
-        made = self._made
-        due = min(self._count, int((now - self._start) * self._rate + 1e-6) + 1)
-        if due > made:
-            self._made = due
-            room = self._sink.put(self._make(made, due))
-        else:
-            room = self._sink.has_room()
-        if due >= self._count:
+        room = self._put(min(self._count, int((now - self._start) * self._rate + 1e-6) + 1))
+        if resting.done():
+            return  # what was put has ended the answer
+        if self._made >= self._count:
             resting.set_result(False)
         elif not room:
             resting.set_result(True)
         else:
             self._ticker.call_at(self._start + self._made / self._rate, self._beat)
+
+    def _put(self, due: int) -> bool:
+        """Put up to the token ``due``, as far as there is room; whether there is still some."""
+        made = self._made
+        room = made < due or self._sink.has_room()
+        while room and made < due:
+            first, made = made, min(due, made + BURST)
+            self._made = made
+            room = self._sink.put(self._make(first, made))
+        return room
 
     def stop(self) -> None:
         """Put nothing any more."""
