@@ -33,10 +33,6 @@ class OneStream:
         self.untold: list[Callable[[], None]] = []
         self._stored = stored
 
-    @property
-    def info(self) -> Any:
-        raise NotImplementedError
-
     def when_stored(self, tell: Callable[[], None]) -> None:
         if self._stored:
             tell()
