@@ -20,7 +20,7 @@ from tests.native import HasPort, connected
 from tests.virtual import in_virtual_time
 from wsstream.ledger import Ledger
 from wsstream.memory import Memory, MemoryReader
-from wsstream.monitor import LAG_EVERY, LOOK_EVERY, MANY, MEMORY_EVERY, MUCH, SAMPLE_EVERY, Monitor
+from wsstream.monitor import GLANCE_EVERY, LAG_EVERY, LOOK_EVERY, MANY, MEMORY_EVERY, MUCH, SAMPLE_EVERY, Monitor
 from wsstream.pressure import PATIENCE, Level, Pressure
 
 
@@ -32,9 +32,11 @@ class Reader(MemoryReader):
         self.share = 0.1
         self.idle = 0
         """Bytes that are in no use."""
+        self.reads = 0
 
     def read(self) -> Memory:
         """A share of a thousand bytes."""
+        self.reads += 1
         return Memory(0, 0, round(1000 * self.share), 1000)
 
     def unused(self) -> int:
@@ -80,6 +82,40 @@ class House:
     def stop_one(self) -> None:
         """Remember it."""
         self.stopped += 1
+
+
+@in_virtual_time
+async def test_memory_that_fills_between_two_looks_is_seen() -> None:
+    """From half of it on there are glances between two looks: at the next one it might be too late."""
+    reader, rooms = Reader(), House()
+    monitor = Monitor(Ledger(list, "demo"), reader, Pressure(), rooms)
+    monitor.start()
+    await asyncio.sleep(4 * MEMORY_EVERY + 0.01)
+    reader.share = 0.9
+    await asyncio.sleep(MEMORY_EVERY - 0.02)
+    assert not rooms.refusing  # who takes little is not looked at so often
+    reader.share = 0.6
+    await asyncio.sleep(4 * MEMORY_EVERY)
+    for share, level in ((0.9, Level.REFUSE), (0.95, Level.SHED)):
+        reader.share = share
+        await asyncio.sleep(GLANCE_EVERY + 0.01)
+        assert (monitor.level, rooms.refusing) == (level, True)
+    monitor.close()
+    before = reader.reads
+    await asyncio.sleep(10)
+    assert reader.reads == before
+
+
+@in_virtual_time
+async def test_a_glance_is_no_look() -> None:
+    """What goes by looks, as who is shed and what is ended, goes no faster for the glances between them."""
+    reader, rooms = Reader(), House()
+    monitor = Monitor(Ledger(list, "demo"), reader, Pressure(), rooms)
+    monitor.start()
+    reader.share = 0.95
+    await asyncio.sleep(4.1)
+    assert rooms.shed_counts == [10, 10]
+    monitor.close()
 
 
 @in_virtual_time

@@ -30,6 +30,16 @@ def test_levels(shares: list[float], levels: list[Level]) -> None:
     assert [pressure.judge(share) for share in shares] == levels
 
 
+def test_it_rises_where_a_reading_would_make_it() -> None:
+    """Only above what it is: falling is for regular readings."""
+    pressure = Pressure()
+    assert [pressure.rises(share) for share in (0.84, 0.85, 0.92)] == [False, True, True]
+    pressure.judge(0.9)
+    assert [pressure.rises(share) for share in (0.5, 0.9, 0.92)] == [False, False, True]
+    pressure.judge(0.95)
+    assert [pressure.rises(share) for share in (0.5, 0.95, 2.0)] == [False, False, False]
+
+
 def test_a_tenth_is_shed_a_round() -> None:
     """The first reading that calls for it sheds a tenth; the next round comes when that had time to help."""
     pressure = Pressure()

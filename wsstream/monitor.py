@@ -22,6 +22,10 @@ LAG_EVERY = 0.1
 SAMPLE_EVERY = 1.0
 MEMORY_EVERY = 0.25
 """Seconds; in one of them, eager providers can fill a good part of a small memory."""
+GLANCE_EVERY = 0.05
+GLANCES = 4
+GLANCE_FROM = 0.5
+"""The share from which there are so many glances between two looks: at the next one it might be too late."""
 STOP_AFTER = 40
 """Looks that memory stays short before answers that nobody follows are ended, one at a look: ten seconds, in which
 whoever was shed can come back for theirs."""
@@ -80,6 +84,7 @@ class Monitor:
         self._seen = (0, 0)
         self._until_look = LOOK_EVERY
         self._spare = Spare()
+        self._glances = 0
         self._timers: dict[str, asyncio.Handle] = {}
         self._sampling: Iterator[None] = iter(())
         self.lag = Histogram(SECONDS)
@@ -132,6 +137,21 @@ class Monitor:
         self.check_memory()
         self.tidy()
         self.return_spare()
+        self._glances = GLANCES
+        self._glance_later()
+
+    def _glance_later(self) -> None:
+        glance = self._timers.pop("glance", None)
+        if glance is not None:
+            glance.cancel()
+        if self._glances and self.memory.share >= GLANCE_FROM:
+            self._timers["glance"] = self._loop.call_later(GLANCE_EVERY, self._on_glance)
+
+    def _on_glance(self) -> None:
+        self._glances -= 1
+        if self._pressure.rises(self._reader.read().share):
+            self.check_memory()
+        self._glance_later()
 
     def tidy(self) -> None:
         """Return what a crowd has left behind: no storm is to be seen in the memory that is taken after it."""

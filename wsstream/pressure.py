@@ -44,6 +44,11 @@ class Pressure:
         """Whether something is to be done at this share; what can be had without refusing anybody comes first."""
         return share >= self._refuse_at
 
+    def rises(self, share: float) -> bool:
+        """Whether `judge` would find another level above this one."""
+        mark = {Level.FINE: self._refuse_at, Level.REFUSE: self._shed_at}.get(self.level)
+        return mark is not None and share >= mark
+
     def judge(self, share: float) -> Level:
         """The level at this share; call it at regular times."""
         if share >= self._shed_at:
