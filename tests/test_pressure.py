@@ -30,14 +30,14 @@ def test_levels(shares: list[float], levels: list[Level]) -> None:
     assert [pressure.judge(share) for share in shares] == levels
 
 
-def test_it_rises_where_a_reading_would_make_it() -> None:
-    """Only above what it is: falling is for regular readings."""
+def test_an_alarm_refuses_and_sheds_nobody() -> None:
+    """Between two readings the first mark counts, once; what is above the other one is for the next reading."""
     pressure = Pressure()
-    assert [pressure.rises(share) for share in (0.84, 0.85, 0.92)] == [False, True, True]
-    pressure.judge(0.9)
-    assert [pressure.rises(share) for share in (0.5, 0.9, 0.92)] == [False, False, True]
-    pressure.judge(0.95)
-    assert [pressure.rises(share) for share in (0.5, 0.95, 2.0)] == [False, False, False]
+    assert not pressure.alarm(0.84)
+    assert pressure.alarm(2.0)
+    assert (pressure.level, pressure.to_shed(100)) == (REFUSE, 0)
+    assert not pressure.alarm(2.0)
+    assert pressure.judge(0.5) is FINE
 
 
 def test_a_tenth_is_shed_a_round() -> None:

@@ -149,8 +149,9 @@ class Monitor:
 
     def _on_glance(self) -> None:
         self._glances -= 1
-        if self._pressure.rises(self._reader.read().share):
-            self.check_memory()
+        self._read()
+        if self._pressure.alarm(self.memory.share):
+            self._on_level(Level.FINE, Level.REFUSE)
         self._glance_later()
 
     def tidy(self) -> None:
@@ -176,11 +177,8 @@ class Monitor:
         self._spare.begin_anew(self._reader.unused())
 
     def check_memory(self) -> None:
-        """Read, judge, act. What the store has as well leaves memory before anybody is refused."""
-        self.memory = self._reader.read()
-        if self._pressure.is_short(self.memory.share) and self._house.drop_retained():
-            give_back()
-            self.memory = self._reader.read()
+        """Read, judge, act."""
+        self._read()
         before = self._pressure.level
         level = self._pressure.judge(self.memory.share)
         if level is not before:
@@ -197,6 +195,13 @@ class Monitor:
             logger.warning("memory is short: %d of %d connections are shed", count, self._house.connections)
             self.shed += count
             self._house.shed(count)
+
+    def _read(self) -> None:
+        """What the store has as well leaves memory before anybody is refused."""
+        self.memory = self._reader.read()
+        if self._pressure.is_short(self.memory.share) and self._house.drop_retained():
+            give_back()
+            self.memory = self._reader.read()
 
     def _on_level(self, before: Level, level: Level) -> None:
         share = round(100 * self.memory.share, 1)

@@ -44,10 +44,12 @@ class Pressure:
         """Whether something is to be done at this share; what can be had without refusing anybody comes first."""
         return share >= self._refuse_at
 
-    def rises(self, share: float) -> bool:
-        """Whether `judge` would find another level above this one."""
-        mark = {Level.FINE: self._refuse_at, Level.REFUSE: self._shed_at}.get(self.level)
-        return mark is not None and share >= mark
+    def alarm(self, share: float) -> bool:
+        """Between two readings: whether nothing more is to be begun from now on. Nobody is shed for a moment's peak."""
+        if self.level is not Level.FINE or not self.is_short(share):
+            return False
+        self.level = Level.REFUSE
+        return True
 
     def judge(self, share: float) -> Level:
         """The level at this share; call it at regular times."""
