@@ -20,7 +20,7 @@ from wsstream.config import Config
 from wsstream.errors import ProviderRateLimited, ProviderTimeout
 from wsstream.frames import text_frame
 from wsstream.limits import Quotas
-from wsstream.messages import ChunkWriter
+from wsstream.messages import ChunkWriter, encode
 from wsstream.server import Server
 from wsstream.wires.base import Visitor
 
@@ -272,6 +272,46 @@ async def histories(it: Mount, n: int) -> str:
     return await talk.found()
 
 
+async def history_page(it: Mount, n: int) -> str:
+    talk = await it.talk()
+    for _ in range(3):
+        talk.say("get_history", limit=n)
+        await asyncio.sleep(MOMENT)
+    return await talk.found()
+
+
+async def history_bytes(it: Mount, n: int) -> str:
+    """Of a question and an answer so far, which grows until they have so many."""
+    talk = await it.talk()
+    _, run = await it.answer(talk)
+    run.put("x")
+    messages = await _history(talk)
+    run.put("x" * (n - sum(len(encode(message)) + 1 for message in messages)))
+    await asyncio.sleep(MOMENT)
+    return f"{len(await _history(talk))} messages"
+
+
+async def _history(talk: Talk) -> list[Any]:
+    talk.say("get_history")
+    await asyncio.sleep(MOMENT)
+    messages: list[Any] = talk.of_type("history")[-1]["messages"]
+    return messages
+
+
+async def title(it: Mount, n: int) -> str:
+    talk = await it.talk()
+    await it.answer(talk)
+    for _ in range(3):
+        talk.say("rename_session", title="t" * n)
+    return await talk.found()
+
+
+async def fallbacks(it: Mount, n: int) -> str:
+    talk = await it.talk()
+    talk.say("chat_request", request_id="r", message="hi", config={"fallback": ["demo"] * n})
+    return await talk.found()
+
+
 async def silent_socket(it: Mount, n: int) -> str:
     talk = await it.talk(greet=False)
     await asyncio.sleep(n)
@@ -422,6 +462,11 @@ async def ticket_body(it: Mount, n: int) -> str:
 
 async def posted_messages(it: Mount, n: int) -> str:
     return f"HTTP {(await it.ask('POST', '/api/native', [{'type': 'heartbeat'}] * n)).status}"
+
+
+async def tickets_of_all(it: Mount, n: int) -> str:
+    """Each of another user."""
+    return f"HTTP {[await it.ask('POST', '/v1/tickets', **{'x-user': f'u{k}'}) for k in range(n)][-1].status}"
 
 
 async def tickets(it: Mount, n: int) -> str:
@@ -600,6 +645,30 @@ async def feed_churn(it: Mount, n: int) -> str:
 
 async def feed_name(it: Mount, n: int) -> str:
     return f"HTTP {(await it.ask('PUT', '/v1/stream/' + 'n' * n, **TEXT)).status}"
+
+
+async def feed_type(it: Mount, n: int) -> str:
+    given = "text/plain; x="
+    return f"HTTP {(await it.ask('PUT', '/v1/stream/a', **{'content-type': given + 'x' * (n - len(given))})).status}"
+
+
+async def feed_read(it: Mount, n: int) -> str:
+    """Of appends of 100 bytes."""
+    await it.ask("PUT", "/v1/stream/a", **TEXT)
+    for _ in range(n):
+        await it.ask("POST", "/v1/stream/a", b"x" * 100, **TEXT)
+    return f"{len((await it.ask('GET', '/v1/stream/a')).text)} bytes"
+
+
+async def durable_read(it: Mount, n: int) -> str:
+    """Of chunks of 100 bytes; the message of the end does not count."""
+    talk = await it.talk()
+    stream_id, run = await it.answer(talk)
+    run.put(*["x" * 100] * n)
+    run.finish()
+    await asyncio.sleep(MOMENT)
+    reply = await it.ask("GET", f"/durable/{stream_id}")
+    return f"{sum(entry['type'] == 'token' for entry in json.loads(reply.text))} chunks"
 
 
 async def _append(it: Mount, writer: str) -> int:
@@ -813,6 +882,26 @@ ROWS: list[Row] = [
         config={"max_history_questions": 3},
     ),
     Row(
+        "messages of a page of a history",
+        "malformed: `bad_request`, the third in a row close 1008",
+        rejected("malformed"),
+        ("max_history_messages",),
+        drive=history_page,
+        steps=Steps.of(100),
+        sees=("served", "close 1008", "close 1008"),
+        config={"max_history_messages": 100},
+    ),
+    Row(
+        "bytes of one, but of a message alone",
+        "it has fewer messages",
+        clamped("page"),
+        ("max_history_bytes",),
+        drive=history_bytes,
+        steps=Steps.of(1024),
+        sees=("2 messages", "1 messages", "1 messages"),
+        config={"max_history_bytes": 1024},
+    ),
+    Row(
         "chunk window that a client asks for",
         "it gets this one",
         clamped("window"),
@@ -971,6 +1060,26 @@ ROWS: list[Row] = [
         config={"max_name_chars": 64},
     ),
     Row(
+        "characters of the title of a session",
+        "malformed: `bad_request`, the third in a row close 1008",
+        rejected("malformed"),
+        ("max_title_chars",),
+        drive=title,
+        steps=Steps.of(20),
+        sees=("served", "close 1008", "close 1008"),
+        config={"max_title_chars": 20},
+    ),
+    Row(
+        "unused tickets",
+        "HTTP 429",
+        rejected("tickets"),
+        ("max_tickets",),
+        drive=tickets_of_all,
+        steps=Steps.of(3),
+        sees=("HTTP 200", "HTTP 429", "HTTP 429"),
+        config={"max_tickets": 3},
+    ),
+    Row(
         "unused tickets of a user",
         "HTTP 429",
         rejected("tickets"),
@@ -1085,6 +1194,16 @@ ROWS: list[Row] = [
         steps=Steps.of(20),
         sees=("served", "bad_request", "bad_request"),
         config={"max_prompt_chars": 20},
+    ),
+    Row(
+        "providers that the `fallback` of a request names",
+        "`bad_request`",
+        rejected("parameter"),
+        ("max_fallbacks",),
+        drive=fallbacks,
+        steps=Steps.of(3),
+        sees=("served", "bad_request", "bad_request"),
+        config={"max_fallbacks": 3},
     ),
     Row(
         "tokens of an answer",
@@ -1349,6 +1468,16 @@ ROWS: list[Row] = [
         config={"orphan_grace": 20.0, "first_token_timeout": 1000.0},
     ),
     Row(
+        "time that an answer without any viewer is paused, where `on_orphan` says so",
+        "it ends as `interrupted`",
+        'streams_ended_total{state="interrupted"}',
+        ("max_pause_seconds",),
+        drive=deserted,
+        steps=Steps.seconds(100),
+        sees=("running", "interrupted", "interrupted"),
+        config={"on_orphan": "pause", "max_pause_seconds": 100.0, "first_token_timeout": 10_000.0},
+    ),
+    Row(
         "time that running answers have after SIGTERM",
         "they end as `interrupted`",
         failed("interrupted"),
@@ -1450,6 +1579,36 @@ ROWS: list[Row] = [
         steps=Steps.of(30),
         sees=("HTTP 201", "HTTP 400", "HTTP 400"),
         config={**FEEDS_ON, "max_feed_name_chars": 30},
+    ),
+    Row(
+        "characters of the `Content-Type` of one",
+        "HTTP 400",
+        rejected("parameter"),
+        ("max_feed_type_chars",),
+        drive=feed_type,
+        steps=Steps.of(40),
+        sees=("HTTP 201", "HTTP 400", "HTTP 400"),
+        config={**FEEDS_ON, "max_feed_type_chars": 40},
+    ),
+    Row(
+        "bytes of one, but of a chunk alone, in one read",
+        "the rest is in the next",
+        clamped("read"),
+        ("max_read_bytes",),
+        drive=feed_read,
+        steps=Steps.of(3),
+        sees=("300 bytes", "300 bytes", "300 bytes"),
+        config={**FEEDS_ON, "max_read_bytes": 300},
+    ),
+    Row(
+        "the same of an answer that is read as one",
+        "the rest is in the next",
+        clamped("read"),
+        ("max_read_bytes",),
+        drive=durable_read,
+        steps=Steps.of(3),
+        sees=("3 chunks", "3 chunks", "3 chunks"),
+        config={"max_read_bytes": 300},
     ),
     Row(
         "characters of the name of a writer",

@@ -69,7 +69,9 @@ class Guard:
         self.streams: Streams
         """What is behind the gate; set before anybody comes."""
         self.rejections = rejections or Rejections()
-        self.tickets = Tickets(config.ticket_lifetime, config.max_tickets_per_user, config.max_token_chars)
+        self.tickets = Tickets(
+            config.ticket_lifetime, config.max_tickets_per_user, config.max_token_chars, config.max_tickets
+        )
         self._host = host
         found = configured(config, environ) if host is None else []
         self._identifiers: list[Identifier] = [self.tickets, *found] if found else []
@@ -411,11 +413,13 @@ def within_limits(asked: m.ChatRequested, config: Config, models: frozenset[str]
     """``asked`` with no more tokens than may be.
 
     Raises:
-        BadRequest: it has too many messages, or names a model that is not allowed.
+        BadRequest: it has too many messages or fallbacks, or names a model that is not allowed.
     """
     wish = asked.config or m.ChatConfig()
     if asked.messages is not None and len(asked.messages) > config.max_messages:
         raise BadRequest(f"A request has at most {config.max_messages} messages")
+    if len(wish.fallback or ()) > config.max_fallbacks:
+        raise BadRequest(f"config.fallback: a request names at most {config.max_fallbacks}")
     model = wish.model or asked.model
     if models and model is not None and model not in models:
         raise BadRequest("config.model: this server does not offer it")

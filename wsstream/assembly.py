@@ -190,8 +190,8 @@ class Assembly:
             sse.endpoints(self.config),
             native_http.endpoints(self.hub, self.config),
             openai_api.endpoints(self.config, self._models, self._offered),
-            durable.endpoints(self.config),
-            feeds.endpoints(self.config, self.streams.feeds),
+            durable.endpoints(self.config, self.rejections),
+            feeds.endpoints(self.config, self.streams.feeds, self.rejections),
             aisdk_http.endpoints(self.config, self.registry),
             tickets.endpoints(self.guard, self.config.max_ticket_body_bytes),
         ]

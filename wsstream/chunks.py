@@ -9,6 +9,14 @@ import msgspec
 
 MAX_NAME_CHARS = 128
 """Of the name of a session, or of a request, whatever a server is set to: that may only be less."""
+MAX_TITLE_CHARS = 200
+"""Of the title of a session, likewise."""
+PAGE = 100
+"""Messages in one page of a history, where nobody says how many."""
+MAX_PAGE = 1000
+"""Messages that a page may be asked to have, whatever a server is set to: that may only be less."""
+PAGE_BYTES = 256 * 1024
+"""Bytes of messages in one page, likewise; a larger message is a page of its own."""
 
 
 class Kind(IntEnum):

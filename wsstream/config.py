@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from wsstream.chunks import MAX_NAME_CHARS
+from wsstream.chunks import MAX_NAME_CHARS, MAX_PAGE, MAX_TITLE_CHARS, PAGE, PAGE_BYTES
 from wsstream.errors import ConfigError
 from wsstream.protocol import ServerSettings
 
@@ -120,6 +120,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_history_questions: Annotated[
         Annotated[int, Meta(ge=1, le=1000)], Meta(description="unanswered questions for a history, of one connection")
     ] = 1
+    max_history_messages: Annotated[
+        Annotated[int, Meta(ge=PAGE, le=MAX_PAGE)],
+        Meta(description=f"messages that a page of a history may be asked to have; {MAX_PAGE} at most"),
+    ] = MAX_PAGE
+    max_history_bytes: Annotated[
+        Annotated[int, Meta(ge=1024, le=PAGE_BYTES)], Meta(description=f"bytes of such a page; {PAGE_BYTES} at most")
+    ] = PAGE_BYTES
     max_posted_messages: Annotated[Count, Meta(description="native messages in one POST")] = 1024
     max_head_bytes: Annotated[
         Annotated[int, Meta(ge=1024, le=16 * 1024 * 1024)], Meta(description="the largest head of an HTTP request")
@@ -130,6 +137,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=64, le=MAX_NAME_CHARS)],
         Meta(description=f"the longest name of a session, or of a request; {MAX_NAME_CHARS} at most"),
     ] = MAX_NAME_CHARS
+    max_title_chars: Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_TITLE_CHARS)],
+        Meta(description=f"the longest title of a session; {MAX_TITLE_CHARS} at most"),
+    ] = MAX_TITLE_CHARS
     max_prompt_chars: Annotated[Count, Meta(description="the longest newest message, and system prompt")] = 10_000
     max_stream_chunks: Annotated[Count, Meta(description="the longest answer, in chunks")] = 1_000_000
     max_stream_seconds: Annotated[Seconds, Meta(description="the longest answer, without waits for viewers")] = 1800.0
@@ -187,6 +198,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="bytes of answers a user may have again; 33554432 unless at home"),
     ] = None
     max_messages: Annotated[Count, Meta(description="messages in one request")] = 1000
+    max_fallbacks: Annotated[
+        Annotated[int, Meta(ge=0, le=100)], Meta(description="providers that the fallback of one request may name")
+    ] = 8
     max_output_tokens: Annotated[
         Count | None, Meta(description="tokens an answer may have; given to the provider with every request")
     ] = None
@@ -211,7 +225,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     allowed_origins: Annotated[
         str | None, Meta(description="pages that may connect beside the server's own, with commas")
     ] = None
-    max_tickets_per_user: Annotated[Count, Meta(description="unused tickets of one user at once")] = 16
+    max_tickets: Annotated[Count, Meta(description="unused tickets at once")] = 100_000
+    max_tickets_per_user: Annotated[Count, Meta(description="of those, one user's")] = 16
     ticket_lifetime: Annotated[float, Meta(gt=0, le=30, description="a ticket can be used")] = 30.0
     token_grace: Annotated[Seconds, Meta(description="a connection goes on when its token has run out")] = 60.0
     max_token_chars: Annotated[
@@ -254,6 +269,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Literal["continue", "stop_after", "pause"], Meta(description="what becomes of an answer without any viewer")
     ] = "stop_after"
     orphan_grace: Annotated[Seconds, Meta(description="an answer goes on without any viewer")] = 60.0
+    max_pause_seconds: Annotated[
+        Seconds, Meta(description="an answer without any viewer is paused at most, where it is, before it is stopped")
+    ] = 3600.0
     retention: Annotated[float, Meta(gt=0, le=10 * 366 * 86_400, description="an ended stream can be resumed")] = (
         86_400.0
     )
@@ -285,12 +303,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_feed_name_chars: Annotated[
         Annotated[int, Meta(ge=1, le=4096)], Meta(description="the longest name of a durable stream of clients")
     ] = 512
+    max_feed_type_chars: Annotated[
+        Annotated[int, Meta(ge=32, le=4096)], Meta(description="the longest Content-Type of one")
+    ] = 512
     max_writer_chars: Annotated[
         Annotated[int, Meta(ge=1, le=1024)], Meta(description="the longest Producer-Id, and Stream-Seq")
     ] = 128
     max_writers: Annotated[
         Annotated[int, Meta(ge=1, le=1000)], Meta(description="producers that a durable stream remembers, the latest")
     ] = 100
+    max_read_bytes: Annotated[
+        Bytes, Meta(description="bytes of a durable stream, a client's or an answer's, that one read gives")
+    ] = 1024 * 1024
     drain_timeout: Annotated[
         Annotated[float, Meta(gt=0, le=3600)], Meta(description="running answers get to end after SIGTERM")
     ] = 10.0

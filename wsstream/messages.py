@@ -14,7 +14,18 @@ import msgspec
 import regex
 
 from wsstream.bodies import Bodies
-from wsstream.chunks import MAX_NAME_CHARS, ChatMessage, Kind, Outcome, Receipt, StreamInfo, ToolCall, Usage
+from wsstream.chunks import (
+    MAX_NAME_CHARS,
+    MAX_PAGE,
+    MAX_TITLE_CHARS,
+    ChatMessage,
+    Kind,
+    Outcome,
+    Receipt,
+    StreamInfo,
+    ToolCall,
+    Usage,
+)
 from wsstream.errors import BadRequest, MalformedMessage, UnknownMessage, WsstreamError
 
 MAX_ID = 2**53 - 1
@@ -25,8 +36,8 @@ Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 _SESSION_ID = rf"^[A-Za-z0-9_.:~-]{{1,{MAX_NAME_CHARS}}}\Z"
 SessionId = Annotated[str, msgspec.Meta(pattern=_SESSION_ID)]
-PageSize = Annotated[int, msgspec.Meta(ge=1, le=1000)]
-Title = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+PageSize = Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)]
+Title = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TITLE_CHARS)]
 Timestamp = int | float | str | None
 
 
@@ -61,7 +72,7 @@ class ChatConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     response_format: dict[str, Any] | None = None
     on_orphan: Any = None
     on_interrupt: Literal["fail", "continue", "restart"] | None = None
-    fallback: Annotated[list[Name], msgspec.Meta(max_length=8)] | None = None
+    fallback: list[Name] | None = None
     system_prompt: str | None = None
     options: dict[str, Any] | None = None
     priority: int | None = None
@@ -464,6 +475,16 @@ def check_names(longest: int, **names: str | None) -> None:
     for field, name in names.items():
         if name is not None and len(name) > longest:
             raise MalformedMessage(f"Malformed message: Expected `str` of length <= {longest} - at `$.{field}`")
+
+
+def check_page(most: int, limit: int | None) -> None:
+    """See that no page of a history is asked to have more messages than a server is set to give.
+
+    Raises:
+        MalformedMessage: it is, in the words for one of more than `MAX_PAGE`.
+    """
+    if limit is not None and limit > most:
+        raise MalformedMessage(f"Malformed message: Expected `int` <= {most} - at `$.limit`")
 
 
 def digest_of(asked: ChatRequested) -> bytes:

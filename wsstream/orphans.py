@@ -19,7 +19,7 @@ class Continue(msgspec.Struct, frozen=True):
 
 
 class Pause(msgspec.Struct, frozen=True):
-    """The provider is read no further until somebody returns; after an hour without anybody it is stopped."""
+    """The provider is read no further until somebody returns; after ``max_pause_seconds`` it is stopped."""
 
 
 class StopAfter(msgspec.Struct, frozen=True):

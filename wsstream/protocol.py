@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from wsstream import messages as m
-from wsstream.chunks import MAX_NAME_CHARS, StreamInfo, StreamState
+from wsstream.chunks import MAX_NAME_CHARS, MAX_PAGE, MAX_TITLE_CHARS, StreamInfo, StreamState
 from wsstream.errors import (
     BadRequest,
     CloseCode,
@@ -70,7 +70,9 @@ class ServerSettings(msgspec.Struct, frozen=True):
     max_control_bytes: int = 64 * 1024
     max_list_bytes: int = 1024 * 1024
     max_history_questions: int = 1
+    max_history_messages: int = MAX_PAGE
     max_name_chars: int = MAX_NAME_CHARS
+    max_title_chars: int = MAX_TITLE_CHARS
     max_ui_message_bytes: int = 4 * 1024 * 1024
     hello_timeout: float = 10.0
     heartbeat_interval: float = 10.0
@@ -170,18 +172,22 @@ class ServerProtocol:
                 self._on_ack(message, now)
             else:
                 self._spend(now)
-                self._check_names(message)
+                self._check_limits(message)
                 self._malformed = 0
                 self._dispatch(message, now)
         except RequestError as error:
             self._on_refused(error, data)
 
-    def _check_names(self, message: m.ClientMessage) -> None:
+    def _check_limits(self, message: m.ClientMessage) -> None:
         """The decoder holds what the protocol allows; a server may be set to less.
 
         Raises:
-            MalformedMessage: a name is longer than that.
+            MalformedMessage: a name or a title is longer than that, or a page is to be.
         """
+        if type(message) is m.RenameSession:
+            m.check_names(self._settings.max_title_chars, title=message.title)
+        elif type(message) is m.GetHistory:
+            m.check_page(self._settings.max_history_messages, message.limit)
         longest = self._settings.max_name_chars
         if longest < MAX_NAME_CHARS:
             names = {field: getattr(message, field, None) for field in ("session_id", "request_id")}

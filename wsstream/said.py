@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from wsstream.bodies import Bodies
-from wsstream.chunks import ChatMessage, Kind, ToolCall
+from wsstream.chunks import PAGE_BYTES, ChatMessage, Kind, ToolCall
 from wsstream.messages import HistoryMessage, encode, text_of
 
 MAX_REASONING = 64 * 1024
@@ -20,10 +20,6 @@ MAX_REASONING = 64 * 1024
 MAX_CALLS = 128
 MAX_ARGUMENTS = 256 * 1024
 """Characters of arguments that a message keeps, all its calls together; a call that goes beyond is not kept."""
-PAGE_BYTES = 256 * 1024
-"""Bytes of messages in one page; a larger one is a page of its own."""
-PAGE = 100
-"""Messages in one page, where nobody says how many."""
 
 
 class Said(NamedTuple):
@@ -159,12 +155,12 @@ def _is_whole(call: ToolCall) -> bool:
 # -- as pages
 
 
-def fitting(messages: Sequence[HistoryMessage]) -> Sequence[HistoryMessage]:
+def fitting(messages: Sequence[HistoryMessage], page_bytes: int = PAGE_BYTES) -> Sequence[HistoryMessage]:
     """The newest of ``messages``, which are oldest first, as many as go into one page."""
     size, begin = 0, len(messages)
     while begin:
         size += len(encode(messages[begin - 1])) + 1
-        if size > PAGE_BYTES and begin < len(messages):
+        if size > page_bytes and begin < len(messages):
             break
         begin -= 1
     return messages[begin:]

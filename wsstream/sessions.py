@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import NamedTuple
 
 from wsstream.chunklog import ChunkLog
-from wsstream.chunks import ChatMessage, Outcome, Receipt, StreamState
+from wsstream.chunks import PAGE, PAGE_BYTES, ChatMessage, Outcome, Receipt, StreamState
 from wsstream.errors import BadRequest, Interrupted
 from wsstream.messages import ChatRequested, HistoryMessage
-from wsstream.said import PAGE, PAGE_BYTES, Said, conversation, fitting, said_of
+from wsstream.said import Said, conversation, fitting, said_of
 from wsstream.stores.base import Store, StoredLog, StoredMessage, StreamRecord, untold
 
 RESTARTED = "The server was restarted"
@@ -32,8 +32,10 @@ class HistoryPage(NamedTuple):
 class Sessions:
     """The messages of all sessions."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, page_bytes: int = PAGE_BYTES) -> None:
+        """``page_bytes``: of the messages in one page, unless there is only one."""
         self._store = store
+        self._page_bytes = page_bytes
 
     def earlier(self, session_id: str) -> Future[list[StoredMessage]]:
         """What was said up to now."""
@@ -112,11 +114,11 @@ class Sessions:
             BadRequest: there is no message of that id.
         """
         # What is shown may be shorter than what is stored, which has longer names for its session: so twice a page.
-        found = await self._store.page(session_id, before, limit or PAGE, 2 * PAGE_BYTES)
+        found = await self._store.page(session_id, before, limit or PAGE, 2 * self._page_bytes)
         if found is None:
             raise BadRequest("before: the session has no such message")
         session = await self._store.session(session_id)
-        messages = fitting([_shown(message, running) for message in found.messages])
+        messages = fitting([_shown(message, running) for message in found.messages], self._page_bytes)
         more = found.more or len(messages) < len(found.messages)
         return HistoryPage(list(messages), session.title if session else None, more)
 

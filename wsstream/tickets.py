@@ -20,6 +20,7 @@ PREFIX = "tkt_"
 MAX_PER_USER = 16
 """Tickets of one user that are out at once, where nothing else is said."""
 MAX_TICKETS = 100_000
+"""And of all, likewise."""
 
 
 class _Ticket(NamedTuple):
@@ -30,8 +31,11 @@ class _Ticket(NamedTuple):
 class Tickets:
     """The tickets of this process that nobody has used yet; kept as digests, oldest first."""
 
-    def __init__(self, lifetime: float, per_user: int = MAX_PER_USER, longest: int = MAX_TOKEN) -> None:
-        """``lifetime`` in seconds; ``per_user``: of one user that are out at once; ``longest``: of what is shown."""
+    def __init__(
+        self, lifetime: float, per_user: int = MAX_PER_USER, longest: int = MAX_TOKEN, at_once: int = MAX_TICKETS
+    ) -> None:
+        """``lifetime`` in seconds; ``per_user``, ``at_once``: may be out; ``longest``: of what is shown."""
+        self._at_once = at_once
         self._longest = longest
         self._lifetime = lifetime
         self._per_user = per_user
@@ -48,7 +52,7 @@ class Tickets:
             RateLimited: as many are out as may be.
         """
         self._forget_old()
-        if self._held.get(identity.user, 0) >= self._per_user or len(self._out) >= MAX_TICKETS:
+        if self._held.get(identity.user, 0) >= self._per_user or len(self._out) >= self._at_once:
             raise RateLimited("Too many tickets are unused", retry_after=self._lifetime)
         ticket = PREFIX + secrets.token_urlsafe(32)
         self._out[_digest(ticket)] = _Ticket(identity, time.monotonic() + self._lifetime)

@@ -29,7 +29,7 @@ from tests.client.serving import (
 )
 from tests.proxy import Proxy
 from wsstream import client_protocol as core
-from wsstream import errors, said
+from wsstream import errors, sessions
 from wsstream.chunks import StreamState
 from wsstream.client import Client, ClientState, Lost, TokenFailed
 from wsstream.errors import CloseCode, ConnectionFailed, LocalError, RequestError
@@ -84,7 +84,7 @@ async def test_history() -> None:
 
 async def test_a_long_history(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is read to its beginning, page by page, or one page of it."""
-    monkeypatch.setattr(said, "PAGE", 3)
+    monkeypatch.setattr(sessions, "PAGE", 3)
     async with talking(session_id="mine") as (_, client):
         for _ in range(4):
             await read(await client.chat("hello", model=FAST))

@@ -52,10 +52,9 @@ async def test_offsets(serve: Serve, after: int) -> None:
     assert f"{after:016d}" < rest.headers["stream-next-offset"]
 
 
-async def test_reading_in_pieces(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reading_in_pieces(serve: Serve) -> None:
     """A long log takes several reads, each of which says where the next one begins."""
-    monkeypatch.setattr(durable, "MAX_READ", 50)
-    async with browsing(await serve()) as client:
+    async with browsing(await serve(max_read_bytes=50)) as client:
         path = await ended(client)
         found: list[Any] = []
         offset, reads = "-1", 0

@@ -166,10 +166,9 @@ async def test_long_polls(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None
     assert closed.headers["stream-closed"] == "true"
 
 
-async def test_reading_in_pieces(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reading_in_pieces(serve: Serve) -> None:
     """A long stream takes several reads; only the last says that it is up to date and closed."""
-    monkeypatch.setattr(feeds, "MAX_READ", 10)
-    async with browsing(await serve()) as client:
+    async with browsing(await serve(max_read_bytes=10)) as client:
         await client.put(A, headers={**JSON, "Stream-Closed": "true"}, json=list(range(100)))
         found, offset, reads = [], "-1", 0
         while True:

@@ -101,10 +101,10 @@ class Streams:
         self._rejections = rejections or Rejections()
         self._directory = Directory()
         self._places = Places(config, self._rejections)
-        self._orphanage = Orphanage(self._places)
+        self._orphanage = Orphanage(self._places, config.max_pause_seconds)
         self._retention = Retention(config, store, self._directory)
         self._targets = Targets(config, provider, on_failure)
-        self._messages = Sessions(store)
+        self._messages = Sessions(store, config.max_history_bytes)
         self._survival = Survival(config.durability, config.max_stream_seconds)
         self._limits = Limits(
             config.first_token_timeout,

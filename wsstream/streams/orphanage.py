@@ -14,9 +14,6 @@ from wsstream.streams.stream import Stream
 
 logger = logging.getLogger(__name__)
 
-PAUSE_LIMIT = 3600.0
-"""Seconds an answer may be paused: it holds a place among the running ones, and a connection to its provider."""
-
 STOP_EVERY = 0.01
 """Seconds between two orphans that are stopped."""
 
@@ -26,9 +23,16 @@ DESERTED = "Nobody was following the answer any more"
 class Orphanage:
     """Carries out the policies of orphans."""
 
-    def __init__(self, places: Places) -> None:
-        """``places``: where those wait that have not begun."""
+    def __init__(self, places: Places, max_pause: float = 3600.0) -> None:
+        """Begin with none.
+
+        Args:
+            places: where those wait that have not begun.
+            max_pause: seconds an answer may be paused; it holds a place among the running ones, and a connection to its
+                provider.
+        """
         self._places = places
+        self._max_pause = max_pause
         self._loop = asyncio.get_running_loop()
         self._held: list[Stream] = []
         self._to_stop: deque[Stream] = deque()
@@ -47,7 +51,7 @@ class Orphanage:
             stream.log.stop_after(policy.chunks, lambda: self._stop_orphan(stream))
         elif isinstance(policy, Pause):
             stream.log.pause()
-            stream.orphan_timer = self._loop.call_later(PAUSE_LIMIT, self._stop_orphan, stream)
+            stream.orphan_timer = self._loop.call_later(self._max_pause, self._stop_orphan, stream)
 
     def _is_live(self, stream: Stream) -> bool:
         return stream in self._places.running or self._places.is_waiting(stream)

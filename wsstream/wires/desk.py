@@ -16,7 +16,7 @@ import msgspec
 
 from wsstream import messages as m
 from wsstream.chunklog import Attachment, ChunkLog
-from wsstream.chunks import StreamState
+from wsstream.chunks import PAGE, StreamState
 from wsstream.errors import (
     BadRequest,
     Capacity,
@@ -31,7 +31,7 @@ from wsstream.errors import (
 from wsstream.flow import SendWindow
 from wsstream.frames import FrameBook
 from wsstream.protocol import ServerProtocol
-from wsstream.rejections import Reason
+from wsstream.rejections import Clamp, Reason
 from wsstream.states import ConnectionState
 from wsstream.wires.base import TRACEPARENT, StreamLike, StreamsLike
 from wsstream.wires.hub import Hub
@@ -306,6 +306,8 @@ class Desk:
             while self._line.paused:  # it may be large, and who reads slowly is not to be cut off for having asked
                 self._unpaused = self._hub.loop.create_future()
                 await self._unpaused
+            if found.more and len(found.messages) < (asked.limit or PAGE):
+                self._hub.registry.rejections.clamp(Clamp.PAGE)
             told = m.History(session_id=session_id, messages=found.messages, title=found.title, more=found.more)
             self._core.tell_history(told)
         except (StoreError, BadRequest) as error:

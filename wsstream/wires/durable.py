@@ -16,6 +16,7 @@ from wsstream.chunks import Outcome
 from wsstream.config import Config
 from wsstream.errors import MalformedMessage, RequestError
 from wsstream.messages import encode
+from wsstream.rejections import Clamp, Rejections
 from wsstream.wires.base import StreamLike
 from wsstream.wires.http import STREAM_HEADERS, Call, Endpoint, LogResponse, loaded, refuse, watched, welcome
 from wsstream.wires.reader import LogReader, Span
@@ -23,8 +24,6 @@ from wsstream.wires.sse import chunk_fields, end_message
 
 LONG_POLL = 20.0
 """Seconds that a long poll waits; proxies cut off what is silent for 30."""
-MAX_READ = 1024 * 1024
-"""Bytes of chunks in one answer to a read."""
 CURSOR_EPOCH = 1_728_432_000  # 9 October 2024, as the protocol proposes
 CURSOR_INTERVAL = 20
 WIDTH = 16
@@ -155,7 +154,9 @@ def asked_for(request: Request) -> tuple[str | None, str | None]:
 class Durable:
     """The endpoint."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, rejections: Rejections) -> None:
+        self._max_read = config.max_read_bytes
+        self._rejections = rejections
         self._heartbeat = min(15.0, config.heartbeat_interval)
 
     async def read(self, call: Call) -> Response:
@@ -184,6 +185,8 @@ class Durable:
         headers = {**live, "ETag": tag, "Cache-Control": "private, no-cache"}
         if call.request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
+        if reached.chunk_id < stream.log.tail:
+            self._rejections.clamp(Clamp.READ)
         return _answer(stream, b"[%b]" % b",".join(found), reached, headers)
 
     async def _found(self, call: Call, stream: StreamLike, position: Position) -> tuple[list[bytes], Position]:
@@ -192,7 +195,7 @@ class Durable:
             return [], position
         log = await loaded(call.streams, stream)
         first, outcome = position.chunk_id + 1, log.outcome
-        last = log.fitting(first, log.tail, MAX_READ) if first <= log.tail else log.tail
+        last = log.fitting(first, log.tail, self._max_read) if first <= log.tail else log.tail
         found = messages(Span(first, log.bodies(first, last), bytes(log.kinds(first, last))))
         if last < log.tail or outcome is None:
             return found, Position(last)
@@ -230,6 +233,6 @@ def _answer(stream: StreamLike, body: bytes | None, reached: Position, headers: 
     return Response(body, 200, told, "application/json")
 
 
-def endpoints(config: Config) -> list[Endpoint]:
-    """The wire's address."""
-    return [Endpoint("GET", "/durable/{stream_id}", Durable(config).read, refuse)]
+def endpoints(config: Config, rejections: Rejections) -> list[Endpoint]:
+    """The wire's address; ``rejections`` counts the reads that were cut."""
+    return [Endpoint("GET", "/durable/{stream_id}", Durable(config, rejections).read, refuse)]

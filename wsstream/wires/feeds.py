@@ -21,8 +21,9 @@ from wsstream.config import Config
 from wsstream.content import NOTHING, Form, from_chunks, to_chunks
 from wsstream.errors import LogTrimmed, MalformedMessage, RequestError, UnknownStream
 from wsstream.messages import encode
+from wsstream.rejections import Clamp, Rejections
 from wsstream.wires.base import FeedLike, FeedsLike
-from wsstream.wires.durable import LONG_POLL, MAX_READ, asked_for, cursor
+from wsstream.wires.durable import LONG_POLL, asked_for, cursor
 from wsstream.wires.http import (
     DATA_HEADERS,
     STREAM_HEADERS,
@@ -40,8 +41,6 @@ from wsstream.wires.reader import LogReader, Span
 from wsstream.writers import Claim, FeedConfig, Fork, Ruling, Verdict, media_type
 
 PREFIX = "/v1/stream/"
-MAX_TYPE = 512
-"""Characters of a ``Content-Type``."""
 MAX_INTEGER = 2**53 - 1
 
 SAFE = {
@@ -88,6 +87,8 @@ class Lengths(NamedTuple):
     """Of a feed's name."""
     writer: int = 128
     """Of a writer's name, and of a ``Stream-Seq``."""
+    content_type: int = 512
+    """Of a ``Content-Type``."""
 
 
 USUAL = Lengths()
@@ -114,9 +115,11 @@ def _integer(text: str, header: str, pattern: re.Pattern[str] = _INTEGER) -> int
     return int(text)
 
 
-def _content_type(headers: Mapping[str, str]) -> str | None:
+def _content_type(headers: Mapping[str, str], longest: int) -> str | None:
     given = headers.get("content-type", "").strip()
-    if given and (len(given) > MAX_TYPE or _TYPE.fullmatch(given) is None):
+    if len(given) > longest:
+        raise TooLong(f"Content-Type has at most {longest} characters")
+    if given and _TYPE.fullmatch(given) is None:
         raise MalformedMessage("Content-Type must be a media type")
     return given or None
 
@@ -133,7 +136,7 @@ def wish_of(headers: Mapping[str, str], lengths: Lengths = USUAL) -> FeedConfig:
     if expires_at is not None and not _is_time(expires_at):
         raise MalformedMessage("Stream-Expires-At must be a time as in RFC 3339")
     return FeedConfig(
-        content_type=_content_type(headers),
+        content_type=_content_type(headers, lengths.content_type),
         ttl=None if ttl is None else _integer(ttl, "Stream-TTL"),
         expires_at=expires_at,
         fork=_fork_of(headers, lengths.name),
@@ -294,10 +297,12 @@ class Live:
 class FeedWire:
     """The endpoints."""
 
-    def __init__(self, config: Config, feeds: FeedsLike) -> None:
+    def __init__(self, config: Config, feeds: FeedsLike, rejections: Rejections) -> None:
         self._feeds = feeds
+        self._rejections = rejections
+        self._max_read = config.max_read_bytes
         self._limit = config.max_body_bytes
-        self._lengths = Lengths(config.max_feed_name_chars, config.max_writer_chars)
+        self._lengths = Lengths(config.max_feed_name_chars, config.max_writer_chars, config.max_feed_type_chars)
         self._heartbeat = min(15.0, config.heartbeat_interval)
 
     # -- writing
@@ -329,7 +334,7 @@ class FeedWire:
         headers = request.headers
         claim, order = claim_of(headers, self._lengths), _order_of(headers, self._lengths.writer)
         close = _closes(headers)
-        content_type = _content_type(headers)
+        content_type = _content_type(headers, self._lengths.content_type)
         name = name_of(call, self._lengths)
         data = await read_body(request, self._limit)
         feed = await self._feeds.find(call.streams.user, name)
@@ -385,7 +390,7 @@ class FeedWire:
 
     def _catch_up(self, call: Call, feed: FeedLike, after: int) -> Response:
         log = feed.log
-        last = log.fitting(after + 1, log.tail, MAX_READ) if after < log.tail else after
+        last = log.fitting(after + 1, log.tail, self._max_read) if after < log.tail else after
         headers = _described(feed, last)
         if last == log.tail:
             headers["Stream-Up-To-Date"] = "true"
@@ -394,6 +399,8 @@ class FeedWire:
         headers |= {"ETag": tag, "Cache-Control": "private, no-cache", **self._cursor(call, feed)}
         if call.request.headers.get("if-none-match") == tag:
             return Response(None, 304, headers)
+        if last < log.tail:
+            self._rejections.clamp(Clamp.READ)
         return Response(from_chunks(feed.form, log.bodies(after + 1, last), log.kinds(after + 1, last)), 200, headers)
 
     def _cursor(self, call: Call, feed: FeedLike) -> dict[str, str]:
@@ -439,9 +446,9 @@ def _accepted(feed: FeedLike, last: int, claim: Claim | None, ruling: Ruling, *,
     return Response(b"", 200, headers)
 
 
-def endpoints(config: Config, feeds: FeedsLike) -> list[Endpoint]:
-    """The wire's addresses; those that write only where that is wanted."""
-    wire = FeedWire(config, feeds)
+def endpoints(config: Config, feeds: FeedsLike, rejections: Rejections) -> list[Endpoint]:
+    """The wire's addresses; those that write only where that is wanted. ``rejections`` counts reads that were cut."""
+    wire = FeedWire(config, feeds, rejections)
     path = PREFIX + "{name:path}"
     handlers = {"GET": wire.read}
     if config.may_write_feeds:
