@@ -298,6 +298,32 @@ async def _history(talk: Talk) -> list[Any]:
     return messages
 
 
+async def _kept(it: Mount, *puts: str, kind: Kind) -> Any:
+    """What the session keeps of an answer."""
+    talk = await it.talk()
+    _, run = await it.answer(talk)
+    for put in puts:
+        run.put(put, kind=kind)
+    run.finish()
+    await asyncio.sleep(MOMENT)
+    return (await _history(talk))[-1]
+
+
+async def kept_reasoning(it: Mount, n: int) -> str:
+    return f"{len((await _kept(it, 'x' * n, kind=Kind.REASONING))['reasoning'])} characters"
+
+
+async def kept_calls(it: Mount, n: int) -> str:
+    calls = [json.dumps({"index": k, "id": f"c{k}", "name": "f"}) + "\n" for k in range(n)]
+    return f"{len((await _kept(it, *calls, kind=Kind.TOOL_CALL))['tool_calls'])} calls"
+
+
+async def kept_arguments(it: Mount, n: int) -> str:
+    """Of two calls, the second of which has all but one of them."""
+    calls = [json.dumps({"index": k, "id": f"c{k}", "arguments": "x" * (n - 1 if k else 1)}) + "\n" for k in (0, 1)]
+    return f"{len((await _kept(it, *calls, kind=Kind.TOOL_CALL))['tool_calls'])} calls"
+
+
 async def title(it: Mount, n: int) -> str:
     talk = await it.talk()
     await it.answer(talk)
@@ -1488,6 +1514,36 @@ ROWS: list[Row] = [
         config={"on_orphan": "continue", "first_token_timeout": 1000.0},
     ),
     # What is kept.
+    Row(
+        "characters of an answer's reasoning that its session keeps",
+        "the first of them; the log has all",
+        clamped("kept"),
+        ("max_kept_reasoning",),
+        drive=kept_reasoning,
+        steps=Steps.of(100),
+        sees=("100 characters", "100 characters", "100 characters"),
+        config={"max_kept_reasoning": 100},
+    ),
+    Row(
+        "and of its calls of tools",
+        "the first of them; the log has all",
+        clamped("kept"),
+        ("max_kept_calls",),
+        drive=kept_calls,
+        steps=Steps.of(3),
+        sees=("3 calls", "3 calls", "3 calls"),
+        config={"max_kept_calls": 3},
+    ),
+    Row(
+        "and characters of their arguments, all together",
+        "calls up to there, each whole; the log has all",
+        clamped("kept"),
+        ("max_kept_arguments",),
+        drive=kept_arguments,
+        steps=Steps.of(100),
+        sees=("2 calls", "1 calls", "1 calls"),
+        config={"max_kept_arguments": 100},
+    ),
     Row(
         "time that an ended answer is kept",
         "`log_trimmed`, and later `unknown_stream`",

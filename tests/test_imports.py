@@ -90,7 +90,7 @@ RULE: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (("proxies", "tls"), WORDS, "Addresses and certificates are nobody's."),
     (
         ("restarts",),
-        (*WORDS, "messages", "sessions", "stores.base"),
+        (*WORDS, "messages", "said", "sessions", "stores.base"),
         "Records and logs say what goes on after a crash.",
     ),
     (

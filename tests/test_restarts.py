@@ -18,7 +18,7 @@ from wsstream.errors import BadRequest, Capacity, ProviderError
 from wsstream.messages import ChatConfig, ChatRequested
 from wsstream.providers.base import Provider, Sink
 from wsstream.restarts import MOST, Again, Answering, Survival, settled, switched, tried_again, unpack
-from wsstream.said import Said
+from wsstream.said import Keep, Said
 from wsstream.sessions import answer_message
 from wsstream.stores.base import End, StoredLog, StoredMessage, StreamRecord, StreamSummary
 from wsstream.stores.memory import MemoryStore
@@ -83,6 +83,15 @@ def test_what_may_not_go_on_is_interrupted(kinds: tuple[Kind, ...], how: dict[st
     assert (outcome.state, outcome.error_type, outcome.recoverable) == ("interrupted", "interrupted", True)
     assert outcome.final_chunk_id == len(kinds)
     assert message.stream_id == "s_1"
+
+
+@pytest.mark.parametrize("fields", [{}, {"again": b""}, {"again": b"{}"}])
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_what_is_kept_of_an_answer_that_ends_there(fields: dict[str, Any], cancelled: bool) -> None:
+    """No more of its reasoning than of one that ends by itself."""
+    log = StoredLog(made(**fields), [b"hm"] * 3, bytes([Kind.REASONING] * 3), None, whole=False)
+    _, message = Survival("process", 60.0, Keep(reasoning=5)).decide(log.record, cancelled, log)
+    assert message.reasoning == "hmhmh"
 
 
 def test_what_was_cancelled_does_not_go_on() -> None:

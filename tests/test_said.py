@@ -59,10 +59,9 @@ def test_lines_that_are_none() -> None:
 
 def test_a_message_keeps_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thoughts are cut, and calls beyond the limits left out, whole: half a call would be another one."""
-    monkeypatch.setattr(module, "MAX_REASONING", 3)
-    monkeypatch.setattr(module, "MAX_ARGUMENTS", 4)
-    monkeypatch.setattr(module, "MAX_CALLS", 2)
-    assert said(("ab", Kind.REASONING), ("cd", Kind.REASONING)).reasoning == "abc"
+    monkeypatch.setattr(module, "KEEP", module.Keep(reasoning=3, calls=2, arguments=4))
+    assert said(("ab", Kind.REASONING), ("cd", Kind.REASONING)) == Said("", "abc", (), cut=True)
+    assert not said(("abc", Kind.REASONING)).cut
     four, five = line(0, id="a", arguments="1234"), line(1, id="b", arguments="5")
     assert [call.id for call in said(four, five).tool_calls] == ["a"]
     assert [call.id for call in said(four, *(line(n, id=str(n)) for n in (1, 2))).tool_calls] == ["a", "1"]

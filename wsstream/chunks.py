@@ -11,6 +11,12 @@ MAX_NAME_CHARS = 128
 """Of the name of a session, or of a request, whatever a server is set to: that may only be less."""
 MAX_TITLE_CHARS = 200
 """Of the title of a session, likewise."""
+MAX_KEPT_REASONING = 64 * 1024
+"""Characters of reasoning that a session keeps of an answer, whatever a server is set to: that may only be less."""
+MAX_KEPT_CALLS = 128
+"""Calls of tools, likewise."""
+MAX_KEPT_ARGUMENTS = 256 * 1024
+"""Characters of their arguments, all together, likewise; a call that goes beyond is not kept."""
 PAGE = 100
 """Messages in one page of a history, where nobody says how many."""
 MAX_PAGE = 1000

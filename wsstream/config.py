@@ -18,7 +18,16 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from wsstream.chunks import MAX_NAME_CHARS, MAX_PAGE, MAX_TITLE_CHARS, PAGE, PAGE_BYTES
+from wsstream.chunks import (
+    MAX_KEPT_ARGUMENTS,
+    MAX_KEPT_CALLS,
+    MAX_KEPT_REASONING,
+    MAX_NAME_CHARS,
+    MAX_PAGE,
+    MAX_TITLE_CHARS,
+    PAGE,
+    PAGE_BYTES,
+)
 from wsstream.errors import ConfigError
 from wsstream.protocol import ServerSettings
 
@@ -127,6 +136,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_history_bytes: Annotated[
         Annotated[int, Meta(ge=1024, le=PAGE_BYTES)], Meta(description=f"bytes of such a page; {PAGE_BYTES} at most")
     ] = PAGE_BYTES
+    max_kept_reasoning: Annotated[
+        Annotated[int, Meta(ge=0, le=MAX_KEPT_REASONING)],
+        Meta(description=f"characters of an answer's reasoning that its session keeps; {MAX_KEPT_REASONING} at most"),
+    ] = MAX_KEPT_REASONING
+    max_kept_calls: Annotated[
+        Annotated[int, Meta(ge=0, le=MAX_KEPT_CALLS)],
+        Meta(description=f"and of its calls of tools; {MAX_KEPT_CALLS} at most"),
+    ] = MAX_KEPT_CALLS
+    max_kept_arguments: Annotated[
+        Annotated[int, Meta(ge=0, le=MAX_KEPT_ARGUMENTS)],
+        Meta(description=f"and characters of their arguments, all together; {MAX_KEPT_ARGUMENTS} at most"),
+    ] = MAX_KEPT_ARGUMENTS
     max_posted_messages: Annotated[Count, Meta(description="native messages in one POST")] = 1024
     max_head_bytes: Annotated[
         Annotated[int, Meta(ge=1024, le=16 * 1024 * 1024)], Meta(description="the largest head of an HTTP request")

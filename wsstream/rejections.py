@@ -77,6 +77,8 @@ class Clamp(StrEnum):
     """A delta larger than a chunk may be."""
     PAGE = "page"
     """A page of a history that would have had more bytes."""
+    KEPT = "kept"
+    """What a session would have kept of an answer's reasoning, or of its calls of tools."""
     READ = "read"
     """What one read of a durable stream would have given beyond its limit."""
     WRITERS = "writers"

@@ -15,6 +15,7 @@ import msgspec
 
 from wsstream.chunks import ChatMessage, Kind, Outcome
 from wsstream.messages import ChatConfig, ChatRequested, encode
+from wsstream.said import KEEP, Keep
 from wsstream.sessions import end_of_interrupted
 from wsstream.stores.base import StoredLog, StoredMessage, StreamRecord
 
@@ -90,8 +91,15 @@ def settled(record: StreamRecord) -> StreamRecord:
 class Survival:
     """Decides which answers go on after a crash. For any thread."""
 
-    def __init__(self, durability: str, max_seconds: float) -> None:
-        """``durability``: of the store. ``max_seconds``: what an answer may take; one that is older does not go on."""
+    def __init__(self, durability: str, max_seconds: float, keep: Keep = KEEP) -> None:
+        """How it is decided.
+
+        Args:
+            durability: of the store.
+            max_seconds: what an answer may take; one that is older does not go on.
+            keep: what is kept of one that does not.
+        """
+        self._keep = keep
         self._max_seconds = max_seconds
         self._boot = None if durability == "power" else boot_id()
 
@@ -104,13 +112,13 @@ class Survival:
     ) -> tuple[Outcome, StoredMessage | None] | StreamRecord:
         """The end of a stream that a crash cut off, or the record with which it goes on."""
         if not record.again:
-            return end_of_interrupted(record, cancelled, log)
+            return end_of_interrupted(record, cancelled, log, keep=self._keep)
         try:
             again = unpack(record)
         except msgspec.MsgspecError:  # of another version
-            return end_of_interrupted(record, cancelled, log)
+            return end_of_interrupted(record, cancelled, log, keep=self._keep)
         if cancelled or not log.whole or _acted_upon(log) or not self._may_go_on(record, again):
-            return end_of_interrupted(record, cancelled, log, again.retries)
+            return end_of_interrupted(record, cancelled, log, again.retries, self._keep)
         renewed = msgspec.structs.replace(again, boot=self._boot, times=again.times + 1)
         return msgspec.structs.replace(record, again=encode(renewed))
 

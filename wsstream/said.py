@@ -12,14 +12,29 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from wsstream.bodies import Bodies
-from wsstream.chunks import PAGE_BYTES, ChatMessage, Kind, ToolCall
+from wsstream.chunks import (
+    MAX_KEPT_ARGUMENTS,
+    MAX_KEPT_CALLS,
+    MAX_KEPT_REASONING,
+    PAGE_BYTES,
+    ChatMessage,
+    Kind,
+    ToolCall,
+)
 from wsstream.messages import HistoryMessage, encode, text_of
 
-MAX_REASONING = 64 * 1024
-"""Characters of reasoning that a message keeps; the log has all of it."""
-MAX_CALLS = 128
-MAX_ARGUMENTS = 256 * 1024
-"""Characters of arguments that a message keeps, all its calls together; a call that goes beyond is not kept."""
+
+class Keep(NamedTuple):
+    """How much of an answer, beside its text, its message keeps; the log has all of it."""
+
+    reasoning: int = MAX_KEPT_REASONING
+    """Characters."""
+    calls: int = MAX_KEPT_CALLS
+    arguments: int = MAX_KEPT_ARGUMENTS
+    """Characters, of all calls together; a call that goes beyond is not kept."""
+
+
+KEEP = Keep()
 
 
 class Said(NamedTuple):
@@ -28,6 +43,14 @@ class Said(NamedTuple):
     text: str = ""
     reasoning: str = ""
     tool_calls: Sequence[ToolCall] = ()
+    cut: bool = False
+    """Whether there was more reasoning, or more calls."""
+
+    def kept(self, keep: Keep) -> Said:
+        """As much of it as a message keeps."""
+        reasoning, calls = self.reasoning[: keep.reasoning], self.tool_calls[: _fitting(self.tool_calls, keep)]
+        cut = self.cut or len(reasoning) < len(self.reasoning) or len(calls) < len(self.tool_calls)
+        return Said(self.text, reasoning, calls, cut)
 
 
 class _Line(msgspec.Struct, gc=False):
@@ -43,9 +66,9 @@ _decode_line = msgspec.json.Decoder(_Line).decode
 def said_of(bodies: Sequence[bytes], kinds: Sequence[int]) -> Said:
     """What the chunks 1 … n of an answer say."""
     bodies = Bodies.of(bodies)
-    reasoning = text_of(bodies, kinds, Kind.REASONING)[:MAX_REASONING] if Kind.REASONING in kinds else ""
+    reasoning = text_of(bodies, kinds, Kind.REASONING) if Kind.REASONING in kinds else ""
     calls = _calls(text_of(bodies, kinds, Kind.TOOL_CALL)) if Kind.TOOL_CALL in kinds else ()
-    return Said(text_of(bodies, kinds), reasoning, calls)
+    return Said(text_of(bodies, kinds), reasoning, calls).kept(KEEP)
 
 
 def _calls(lines: str) -> list[ToolCall]:
@@ -55,8 +78,7 @@ def _calls(lines: str) -> list[ToolCall]:
         if line.index not in calls:
             calls[line.index] = ToolCall(line.id or "", line.name or "")
         parts.setdefault(line.index, []).append(line.arguments or "")
-    whole = [ToolCall(call.id, call.name, "".join(parts[index])) for index, call in calls.items()]
-    return whole[: _fitting(whole)]
+    return [ToolCall(call.id, call.name, "".join(parts[index])) for index, call in calls.items()]
 
 
 def _read_line(line: str) -> _Line | None:
@@ -66,14 +88,14 @@ def _read_line(line: str) -> _Line | None:
         return None
 
 
-def _fitting(calls: list[ToolCall]) -> int:
+def _fitting(calls: Sequence[ToolCall], keep: Keep) -> int:
     """How many of the calls are kept."""
-    left = MAX_ARGUMENTS
-    for n, call in enumerate(calls[:MAX_CALLS]):
+    left = keep.arguments
+    for n, call in enumerate(calls[: keep.calls]):
         left -= len(call.arguments)
         if left < 0:
             return n
-    return min(len(calls), MAX_CALLS)
+    return min(len(calls), keep.calls)
 
 
 # -- for the next provider

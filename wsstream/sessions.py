@@ -8,11 +8,14 @@ from asyncio import Future
 from collections.abc import Awaitable, Callable, Collection
 from typing import NamedTuple
 
+import msgspec
+
 from wsstream.chunklog import ChunkLog
 from wsstream.chunks import PAGE, PAGE_BYTES, ChatMessage, Outcome, Receipt, StreamState
 from wsstream.errors import BadRequest, Interrupted
 from wsstream.messages import ChatRequested, HistoryMessage
-from wsstream.said import Said, conversation, fitting, said_of
+from wsstream.rejections import Clamp
+from wsstream.said import KEEP, Keep, Said, conversation, fitting, said_of
 from wsstream.stores.base import Store, StoredLog, StoredMessage, StreamRecord, untold
 
 RESTARTED = "The server was restarted"
@@ -32,9 +35,23 @@ class HistoryPage(NamedTuple):
 class Sessions:
     """The messages of all sessions."""
 
-    def __init__(self, store: Store, page_bytes: int = PAGE_BYTES) -> None:
-        """``page_bytes``: of the messages in one page, unless there is only one."""
+    def __init__(
+        self,
+        store: Store,
+        page_bytes: int = PAGE_BYTES,
+        keep: Keep = KEEP,
+        clamped: Callable[[Clamp], None] = lambda _: None,
+    ) -> None:
+        """The sessions in a store.
+
+        Args:
+            page_bytes: of the messages in one page, unless there is only one.
+            keep: what is kept of answers.
+            clamped: told of each of which less was kept than there was.
+        """
         self._store = store
+        self._keep = keep
+        self._clamped = clamped
         self._page_bytes = page_bytes
 
     def earlier(self, session_id: str) -> Future[list[StoredMessage]]:
@@ -91,6 +108,9 @@ class Sessions:
     def end(self, record: StreamRecord, said: Said, outcome: Outcome) -> None:
         """Note what an answer said in the end."""
         complete = outcome.state is StreamState.COMPLETE
+        said = said.kept(self._keep)
+        if said.cut:
+            self._clamped(Clamp.KEPT)
         self._store.save_message(answer_message(record, said, complete=complete, outcome=outcome))
 
     async def history(
@@ -103,7 +123,7 @@ class Sessions:
         """
         messages = await self._store.history(session_id)
         session = await self._store.session(session_id)
-        return [_shown(message, running) for message in messages], session.title if session else None
+        return [self._shown(message, running) for message in messages], session.title if session else None
 
     async def page(
         self, session_id: str, before: str | None, limit: int | None, running: Callable[[str], ChunkLog | None]
@@ -118,9 +138,13 @@ class Sessions:
         if found is None:
             raise BadRequest("before: the session has no such message")
         session = await self._store.session(session_id)
-        messages = fitting([_shown(message, running) for message in found.messages], self._page_bytes)
+        messages = fitting([self._shown(message, running) for message in found.messages], self._page_bytes)
         more = found.more or len(messages) < len(found.messages)
         return HistoryPage(list(messages), session.title if session else None, more)
+
+    def _shown(self, message: StoredMessage, running: Callable[[str], ChunkLog | None]) -> HistoryMessage:
+        log = running(message.stream_id) if message.stream_id is not None else None
+        return _told(message) if log is None else _told_so_far(message, log, log.said().kept(self._keep))
 
     def rename(self, session_id: str, title: str, told: Callable[[bool], None] = untold) -> None:
         """Give a session a title; ``told`` is called when that is stored, with whether there is such a session."""
@@ -150,11 +174,11 @@ def answer_message(
 
 
 def end_of_interrupted(
-    record: StreamRecord, cancelled: bool, log: StoredLog, retries: int = 0
+    record: StreamRecord, cancelled: bool, log: StoredLog, retries: int = 0, keep: Keep = KEEP
 ) -> tuple[Outcome, StoredMessage | None]:
     """How a stream ends that was running when its process was killed, so that it is not "running" for ever.
 
-    ``retries`` are the tries after the first that are known of.
+    ``retries`` are the tries after the first that are known of, ``keep`` what is kept of what it said.
     """
     size = len(log.bodies)
     if cancelled:
@@ -172,7 +196,7 @@ def end_of_interrupted(
         )
     if record.note:
         return outcome, None  # it is no answer
-    return outcome, answer_message(record, said_of(log.bodies, log.kinds), complete=False, outcome=outcome)
+    return outcome, answer_message(record, said_of(log.bodies, log.kinds).kept(keep), complete=False, outcome=outcome)
 
 
 def _news(messages: list[ChatMessage]) -> list[ChatMessage]:
@@ -195,22 +219,29 @@ def _noted(record: StreamRecord, message: ChatMessage, client_id: str | None) ->
     )
 
 
-def _shown(message: StoredMessage, running: Callable[[str], ChunkLog | None]) -> HistoryMessage:
-    log = running(message.stream_id) if message.stream_id is not None else None
-    said = None if log is None else log.said()
+def _told(message: StoredMessage) -> HistoryMessage:
     return HistoryMessage(
         id=message.message_id,
         role=message.role,
-        content=message.content if said is None else said.text,
+        content=message.content,
         created=message.created,
         is_complete=message.is_complete,
         stream_id=message.stream_id,
         usage=message.usage,
-        last_chunk_id=None if log is None else log.tail,
-        reasoning=message.reasoning if said is None else said.reasoning or None,
-        tool_calls=message.tool_calls if said is None else list(said.tool_calls) or None,
+        reasoning=message.reasoning,
+        tool_calls=message.tool_calls,
         tool_call_id=message.tool_call_id,
         client_id=message.client_id,
+    )
+
+
+def _told_so_far(message: StoredMessage, log: ChunkLog, said: Said) -> HistoryMessage:
+    return msgspec.structs.replace(
+        _told(message),
+        content=said.text,
+        last_chunk_id=log.tail,
+        reasoning=said.reasoning or None,
+        tool_calls=list(said.tool_calls) or None,
     )
 
 

@@ -30,6 +30,7 @@ from wsstream.providers.base import Provider
 from wsstream.recovery import NO_CALLBACKS, OnFailure
 from wsstream.rejections import Reason, Rejections
 from wsstream.restarts import Again, Survival, settled, switched, tried_again, unpack
+from wsstream.said import Keep
 from wsstream.sessions import RESTARTED, HistoryPage, Sessions, end_of_interrupted
 from wsstream.stores.base import Store, StoredLog, StreamRecord, untold
 from wsstream.streams.directory import Directory
@@ -104,8 +105,9 @@ class Streams:
         self._orphanage = Orphanage(self._places, config.max_pause_seconds)
         self._retention = Retention(config, store, self._directory)
         self._targets = Targets(config, provider, on_failure)
-        self._messages = Sessions(store, config.max_history_bytes)
-        self._survival = Survival(config.durability, config.max_stream_seconds)
+        keep = Keep(config.max_kept_reasoning, config.max_kept_calls, config.max_kept_arguments)
+        self._messages = Sessions(store, config.max_history_bytes, keep, self._rejections.clamp)
+        self._survival = Survival(config.durability, config.max_stream_seconds, keep)
         self._limits = Limits(
             config.first_token_timeout,
             config.chunk_timeout,
