@@ -686,6 +686,14 @@ async def feed_read(it: Mount, n: int) -> str:
     return f"{len((await it.ask('GET', '/v1/stream/a')).text)} bytes"
 
 
+async def long_poll(it: Mount, n: int) -> str:
+    """Of a stream to which nothing is appended."""
+    await it.ask("PUT", "/v1/stream/a", **TEXT)
+    reply = await it.ask("GET", "/v1/stream/a?live=long-poll&offset=now")
+    await asyncio.sleep(n)
+    return f"HTTP {reply.status}" if reply.task.done() else "waits"
+
+
 async def durable_read(it: Mount, n: int) -> str:
     """Of chunks of 100 bytes; the message of the end does not count."""
     talk = await it.talk()
@@ -1665,6 +1673,15 @@ ROWS: list[Row] = [
         steps=Steps.of(3),
         sees=("3 chunks", "3 chunks", "3 chunks"),
         config={"max_read_bytes": 300},
+    ),
+    Row(
+        "time that a long poll of one, or of an answer, waits",
+        "HTTP 204",
+        settings=("long_poll_timeout",),
+        drive=long_poll,
+        steps=Steps.seconds(20),
+        sees=("waits", "HTTP 204", "HTTP 204"),
+        config=FEEDS_ON,
     ),
     Row(
         "characters of the name of a writer",

@@ -267,6 +267,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     response_stall: Annotated[
         Seconds, Meta(description="a client may take nothing of a response over HTTP, before it is left")
     ] = 60.0
+    long_poll_timeout: Annotated[
+        Seconds, Meta(description="a long poll of a durable stream waits; proxies cut off what is silent for 30")
+    ] = 20.0
     heartbeat_interval: Annotated[Seconds, Meta(description="between heartbeats")] = 10.0
     heartbeat_timeout: Annotated[Seconds, Meta(description="of silence, after which a peer is dead")] = 25.0
     first_token_timeout: Annotated[Seconds, Meta(description="for a provider's first token")] = 30.0

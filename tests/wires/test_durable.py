@@ -12,7 +12,6 @@ from tests.conftest import SCRIPTED, Serve
 from tests.data.scripted import Scripted
 from tests.native import connected
 from tests.wires.http import browsing, events
-from wsstream.wires import durable
 from wsstream.wires.durable import cursor
 
 FAST = "demo:rate=0,tokens=40"
@@ -78,10 +77,9 @@ async def test_a_client_that_has_it_already(serve: Serve) -> None:
         assert (await client.get(path, headers={"If-None-Match": '"other"'})).status_code == 200
 
 
-async def test_long_polls(serve: Serve, scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_polls(serve: Serve, scripted: Scripted) -> None:
     """They wait for what comes next, say when nothing does, and are told at once where all is over."""
-    monkeypatch.setattr(durable, "LONG_POLL", 0.2)
-    server = await serve(provider=SCRIPTED)
+    server = await serve(provider=SCRIPTED, long_poll_timeout=0.2)
     async with browsing(server) as client, connected(server) as native:
         stream_id, run = await begun(native, scripted)
         path = f"/durable/{stream_id}"

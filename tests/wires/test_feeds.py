@@ -152,10 +152,9 @@ async def test_a_live_reader_gets_what_comes_with_the_end(serve: Serve) -> None:
     assert ["event: data", "data:last"] in found
 
 
-async def test_long_polls(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_polls(serve: Serve) -> None:
     """One that waited in vain says where the stream is, and that of a closed stream does not wait."""
-    monkeypatch.setattr(feeds, "LONG_POLL", 0.01)
-    async with browsing(await serve()) as client:
+    async with browsing(await serve(long_poll_timeout=0.01)) as client:
         await client.put(A, headers=TEXT)
         vain = await client.get(A, params={"offset": "now", "live": "long-poll"})
         await client.post(A, headers={"Stream-Closed": "true"})

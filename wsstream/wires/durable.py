@@ -22,8 +22,6 @@ from wsstream.wires.http import STREAM_HEADERS, Call, Endpoint, LogResponse, loa
 from wsstream.wires.reader import LogReader, Span
 from wsstream.wires.sse import chunk_fields, end_message
 
-LONG_POLL = 20.0
-"""Seconds that a long poll waits; proxies cut off what is silent for 30."""
 CURSOR_EPOCH = 1_728_432_000  # 9 October 2024, as the protocol proposes
 CURSOR_INTERVAL = 20
 WIDTH = 16
@@ -156,6 +154,7 @@ class Durable:
 
     def __init__(self, config: Config, rejections: Rejections) -> None:
         self._max_read = config.max_read_bytes
+        self._long_poll = config.long_poll_timeout
         self._rejections = rejections
         self._heartbeat = min(15.0, config.heartbeat_interval)
 
@@ -207,7 +206,7 @@ class Durable:
             async with watched(request.scope, request.receive, reader.close):
                 try:
                     with welcome(call.streams, reader.end):
-                        item = await reader.next(LONG_POLL)
+                        item = await reader.next(self._long_poll)
                 except StopAsyncIteration:
                     return Response(status_code=204)  # nobody is there any more
             if item is not None:

@@ -23,7 +23,7 @@ from wsstream.errors import LogTrimmed, MalformedMessage, RequestError, UnknownS
 from wsstream.messages import encode
 from wsstream.rejections import Clamp, Rejections
 from wsstream.wires.base import FeedLike, FeedsLike
-from wsstream.wires.durable import LONG_POLL, asked_for, cursor
+from wsstream.wires.durable import asked_for, cursor
 from wsstream.wires.http import (
     DATA_HEADERS,
     STREAM_HEADERS,
@@ -301,6 +301,7 @@ class FeedWire:
         self._feeds = feeds
         self._rejections = rejections
         self._max_read = config.max_read_bytes
+        self._long_poll = config.long_poll_timeout
         self._limit = config.max_body_bytes
         self._lengths = Lengths(config.max_feed_name_chars, config.max_writer_chars, config.max_feed_type_chars)
         self._heartbeat = min(15.0, config.heartbeat_interval)
@@ -414,7 +415,7 @@ class FeedWire:
             async with reader, watched(request.scope, request.receive, reader.close):
                 try:
                     with welcome(call.streams, reader.end):
-                        item = await reader.next(LONG_POLL)
+                        item = await reader.next(self._long_poll)
                 except StopAsyncIteration:
                     return Response(status_code=204)  # nobody is there any more
             feed = await self._feeds.find(call.streams.user, name_of(call, self._lengths))
