@@ -87,7 +87,10 @@ class TimerWheel:
     """Seconds. Who is called in one slot is called in a row, which those with tokens wait for."""
     EARLY = 0.001
     """Seconds by which the loop's timers, which count milliseconds, may come early."""
-    LATE = RESOLUTION + EARLY
+    BEHIND = 0.002
+    """Seconds by which a slot is called behind its end: on the stroke others are called who have tokens, and would wait
+    for all the heartbeats of the slot."""
+    LATE = RESOLUTION + EARLY + BEHIND
 
     __slots__ = ("_loop", "_slots", "_timer")
 
@@ -117,7 +120,7 @@ class TimerWheel:
     def _arm(self, slot: int) -> None:
         if self._timer is not None:
             self._timer[1].cancel()
-        self._timer = (slot, self._loop.call_at(slot * self.RESOLUTION, self._run))
+        self._timer = (slot, self._loop.call_at(slot * self.RESOLUTION + self.BEHIND, self._run))
 
     def _run(self) -> None:
         self._timer = None
